@@ -1,0 +1,35 @@
+# lmmsteer: `make demo` and `make test` need nothing but Python (3.10 to 3.13), pip and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/demo
+IMAGES ?= 120
+
+.PHONY: help demo test lint train-demo clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed ## steered and unsteered answers of the demo LMM, and the report (runs/demo)
+	VENV=$(VENV) OUT=$(OUT) IMAGES=$(IMAGES) sh lmmsteer/demo/demo.sh
+
+test: $(VENV)/installed ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed ## ruff, pyright, the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+train-demo: $(VENV)/installed ## train the demo LMM again (see lmmsteer/demo/README.md)
+	$(BIN)/python -m lmmsteer.demo.train
+
+clean: ## remove the environment and the runs
+	rm -rf $(VENV) runs

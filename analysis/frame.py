@@ -1,0 +1,228 @@
+"""Finished cells and their answers, joined with the manifest's labels, one cell at a time.
+
+Knows the layout of out/responses and out/manifest, and nothing of what is measured. Answers that
+lmmsteer did not write (no footer of ours, or no _cell.json) are read too and are not `verified`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.schema import LABELS, RESPONSES, Cell
+from lmmsteer.store import Store
+
+KEYS = ("model", "method", "attribute", "dataset")
+BASELINE = "unsteered"
+ANSWER_COLUMNS = ("row_id", "image_id", "prompt_id", "seed", "text")
+MANIFEST_COLUMNS = ("row_id", "prompt", "group_id", *LABELS)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One response part: its path below `out`, its rows, and whether its footer is ours."""
+
+    path: str
+    rows: int
+    ours: bool
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """A cell's folder as it lies there. `planned` is None without a manifest."""
+
+    cell: Cell
+    parts: tuple[Part, ...]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    planned: int | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def verified(self) -> bool:
+        return bool(self.record) and all(part.ours for part in self.parts)
+
+    @property
+    def partial(self) -> bool:
+        return not self.parts or (self.planned is not None and self.rows < self.planned)
+
+    @property
+    def attribute(self) -> str:
+        """The attribute that is steered, without what a sweep varied (`gender+words-x`)."""
+        config = self.record.get("config", {}).get("attribute")
+        named = config.get("name") if isinstance(config, Mapping) else None
+        if self.cell.attribute == "none" or not named:
+            return self.cell.attribute.partition("+")[0]
+        return str(named)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answered rows of a cell (`text` is never null), and how many rows failed.
+
+    frame: row_id, image_id, prompt_id, seed, text and, with a manifest, prompt, group_id and labels.
+    coverage: answered and failed rows as a share of the planned ones.
+    """
+
+    files: CellFiles
+    frame: pl.DataFrame
+    failed: int
+    coverage: float | None
+
+    @property
+    def cell(self) -> Cell:
+        return self.files.cell
+
+    def clusters(self, by: str) -> pl.Expr:
+        """What intervals resample: the picture, or the counterfactual set where a row has one."""
+        if by not in self.frame.columns:
+            return pl.col("image_id")
+        return pl.coalesce(by, "image_id")
+
+
+class Output:
+    """The cells and manifests of an output folder."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._manifests: dict[str, pl.DataFrame | None] = {}
+
+    @cached_property
+    def cells(self) -> list[CellFiles]:
+        """Every cell with a response part or a record, unsteered ones first.
+
+        Raises: LmmsteerError where there is none, or where a part is no Parquet file.
+        """
+        folders: dict[str, list[str]] = {}
+        for path in self.store.list("responses"):
+            folder, _, name = path.rpartition("/")
+            if name == "_cell.json" or (name.startswith("part-") and name.endswith(".parquet")):
+                folders.setdefault(folder, []).append(path)
+        cells = [self._cell(folder, paths) for folder, paths in folders.items()]
+        found = [cell for cell in cells if cell is not None]
+        if not found:
+            raise LmmsteerError(
+                f"{self.store.root} has no responses.",
+                f"Make some: lmmsteer generate out={self.store.root}",
+            )
+        order = [(c.cell.model, c.cell.dataset, c.cell.method != BASELINE, str(c.cell)) for c in found]
+        return [cell for _, cell in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+    def _cell(self, folder: str, paths: list[str]) -> CellFiles | None:
+        names = dict(step.split("=", 1) for step in folder.split("/") if "=" in step)
+        if set(names) != set(KEYS):
+            return None
+        cell = Cell(**names)
+        parts = tuple(_part(self.store, path) for path in paths if path.endswith(".parquet"))
+        record = f"{folder}/_cell.json" in paths
+        return CellFiles(
+            cell,
+            parts,
+            _read_json(self.store, f"{folder}/_cell.json") if record else {},
+            self._planned(cell.dataset),
+        )
+
+    def _planned(self, dataset: str) -> int | None:
+        path = f"manifest/dataset={dataset}/_manifest.json"
+        if not self.store.exists(path):
+            return None
+        return _read_json(self.store, path).get("rows")
+
+    def refuse_partial(self) -> None:
+        """Raise where a cell has fewer rows than its manifest, naming the cells."""
+        partial = [files for files in self.cells if files.partial]
+        if not partial:
+            return
+        named = [f"{f.cell} ({f.rows} of {f.planned or 'unknown'} rows)" for f in partial[:8]]
+        if len(partial) > 8:
+            named.append(f"and {len(partial) - 8} more")
+        raise LmmsteerError(
+            f"{len(partial)} of {len(self.cells)} cells are not finished: {', '.join(named)}.",
+            f"Finish them: lmmsteer resume out={self.store.root}\n"
+            "Or measure what is there: analysis.allow_partial=true",
+        )
+
+    def manifest(self, dataset: str) -> pl.DataFrame | None:
+        """row_id, prompt, group_id and labels of a data set's rows, or None without a manifest."""
+        if dataset not in self._manifests:
+            folder = f"manifest/dataset={dataset}/rows"
+            paths = [p for p in self.store.list(folder) if p.endswith(".parquet")]
+            self._manifests[dataset] = read(self.store, paths, MANIFEST_COLUMNS) if paths else None
+        return self._manifests[dataset]
+
+    def load(self, files: CellFiles) -> Answers:
+        """The answers of a cell. Raises: LmmsteerError for a damaged part or a row answered twice."""
+        frame = read(self.store, [part.path for part in files.parts], ANSWER_COLUMNS)
+        if frame["row_id"].n_unique() < len(frame):
+            twice = frame.filter(pl.col("row_id").is_duplicated())["row_id"][0]
+            raise LmmsteerError(
+                f"{self.store.root}/{files.cell.folder} answers the row {twice} twice.",
+                "Move the part that does not belong there out of the folder.",
+            )
+        manifest = self.manifest(files.cell.dataset)
+        known = len(frame)
+        if manifest is not None:
+            known = len(frame.join(manifest, on="row_id", how="semi"))
+            frame = frame.join(manifest, on="row_id", how="left", maintain_order="left")
+        answered = frame.filter(pl.col("text").is_not_null())
+        coverage = known / files.planned if files.planned else None
+        return Answers(files, answered, len(frame) - len(answered), coverage)
+
+
+def read(store: Store, paths: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
+    """Named columns of Parquet parts, in the order of the parts; missing ones are named."""
+    frames = []
+    for path in paths:
+        source = store.local(path) or io.BytesIO(store.read_bytes(path))
+        try:
+            frames.append(pl.read_parquet(source, columns=list(columns), hive_partitioning=False))
+        except pl.exceptions.ColumnNotFoundError as error:
+            missing = str(error).splitlines()[0]
+            raise LmmsteerError(
+                f"{store.root}/{path} lacks a column: {missing}.",
+                f"Answers need the columns {', '.join(RESPONSES.names)}.",
+            ) from error
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _damaged(store, path, error) from error
+    return pl.concat(frames, how="vertical_relaxed")
+
+
+def _part(store: Store, path: str) -> Part:
+    try:
+        local = store.local(path)
+        metadata = pq.read_metadata(local or pa.BufferReader(store.read_bytes(path)))
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(store, path, error) from error
+    footer = metadata.metadata or {}
+    rows = footer.get(b"lmmsteer.rows")
+    if rows is not None and int(rows) != metadata.num_rows:
+        reason = f"{metadata.num_rows} rows where its footer says {int(rows)}"
+        raise _damaged(store, path, reason)
+    return Part(path, metadata.num_rows, b"lmmsteer.digest" in footer)
+
+
+def _damaged(store: Store, path: str, why: object) -> LmmsteerError:
+    reason = " ".join(str(why).split())
+    return LmmsteerError(
+        f"{store.root}/{path} is damaged: {reason}.",
+        f"Move it to {store.root}/trash, then make it anew: lmmsteer resume out={store.root}",
+    )
+
+
+def _read_json(store: Store, path: str) -> dict[str, Any]:
+    try:
+        record = json.loads(store.read_bytes(path))
+    except ValueError as error:
+        raise _damaged(store, path, error) from error
+    return record if isinstance(record, dict) else {}

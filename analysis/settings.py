@@ -1,0 +1,39 @@
+"""What an analysis and a report can be told: the keys of `analysis.*` and `report.*`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Analysis:
+    """The keys of the `analysis` config group.
+
+    name: mentions, sentiment, occupation, or all (those whose inputs are there).
+    bigrams: CSV file of annotated bigrams (bigram, attribute, freq, label); null counts every bigram.
+    mode: allow (only bigrams labelled related count) or deny (all but those labelled unrelated).
+    by: label column whose groups sentiment compares; null is the first there is of race, skin_tone,
+    gender, age, body_type.
+    attributes: attributes to measure beside those of the cells, each with its target words; an empty
+    list takes the words of conf/attribute.
+    bootstrap, seed: resamples of the 95% intervals and their seed. cluster: what is resampled,
+    image_id or group_id (counterfactual sets).
+    """
+
+    name: str = "all"
+    bigrams: str | None = None
+    mode: str = "deny"
+    by: str | None = None
+    attributes: dict[str, list[str]] = field(default_factory=dict)
+    bootstrap: int = 1000
+    seed: int = 0
+    cluster: str = "image_id"
+    allow_partial: bool = False
+
+
+@dataclass
+class Report:
+    """The keys of `report`: picture-prompt rows in the gallery, longest side of its pictures in pixels."""
+
+    gallery: int = 60
+    pixels: int = 192

@@ -1,0 +1,72 @@
+"""fit: what a method learns about a model and an attribute, written to out/artifacts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from jobs import explain
+from lmmsteer import manifest
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet.driver import Driver, Item, Log
+from lmmsteer.fleet.fits import Fit, resolve_fit
+from lmmsteer.fleet.launcher import Member
+from lmmsteer.fleet.plan import member_label, store_of
+from lmmsteer.fleet.progress import Display
+from lmmsteer.fleet.task import Report
+from lmmsteer.store import Store
+
+
+def run(members: list[Member]) -> int:
+    """Fit what is not fitted yet; a member that cannot be is named and leaves the others running."""
+    store = store_of(members, lambda error: explain.sentence(error, "fit"))
+    fits, refused = _resolve(members, store)
+    for fit in fits.values():
+        manifest.build(store, fit.task.dataset, fit.dataset, fit.identity)
+    items = [
+        Item(fit.with_parts(manifest.load(store, fit.task.dataset)), "", 1, fit.label)
+        for fit in fits.values()
+        if not fit.done
+    ]
+    failures = []
+    if items:
+        first = next(iter(fits.values())).config
+        with Display(len(items), "fit", unit="fits") as display:
+
+            def on_report(item: Item, report: Report) -> None:
+                display.add(1, report.failure is not None)
+
+            failures = Driver(first.cluster, first.device, Log(store, "fit"), on_report).run(items)
+    for failure in failures:
+        print(f"failed: {failure.label}: {failure.error}", file=sys.stderr)
+    missing = sum(not _show(store, fit) for fit in fits.values())
+    if not fits:
+        return 2
+    return 1 if failures or missing or refused else 0
+
+
+def _resolve(members: list[Member], store: Store) -> tuple[dict[str, Fit], int]:
+    fits: dict[str, Fit] = {}
+    refused = 0
+    for member in members:
+        try:
+            if member.config is None:
+                raise explain.sentence(member.error or ValueError("no config"), "fit")
+            fit = resolve_fit(member, store)
+            fits[fit.task.path] = fit
+        except LmmsteerError as error:
+            refused += 1
+            prefix = f"{member_label(member)}: " if len(members) > 1 else ""
+            print(f"lmmsteer: {prefix}{error.what}\n{error.mend}", file=sys.stderr)
+    return fits, refused
+
+
+def _show(store: Store, fit: Fit) -> bool:
+    """One line about the artifact; False where it is not there."""
+    if not store.exists(fit.task.path):
+        return False
+    about: dict[str, Any] = fit.read(store).metadata
+    facts = {k: about[k] for k in ("layer", "position", "score") if k in about}
+    print(f"{fit.label}: {store.root}/{fit.task.path} {json.dumps(facts)}")
+    return True

@@ -1,0 +1,227 @@
+"""The typed schema of every config, registered in Hydra's ConfigStore: a misspelt key fails by name.
+
+Knows the keys of design and nothing of what they cause. Method parameters are typed by the methods
+themselves; `typed` checks any composed group against its dataclass.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lmmsteer.errors import LmmsteerError
+
+T = TypeVar("T")
+
+
+@dataclass
+class ModelConfig:
+    """Which LMM: a folder saved by save_pretrained, a hub id, or `demo`."""
+
+    path: str = MISSING
+    name: str | None = None  # the last part of the path
+    revision: str | None = None
+    dtype: str = "auto"
+    family: str = "auto"
+
+
+@dataclass
+class AttributeConfig:
+    """A protected attribute: the direct question about it and the words that mention it."""
+
+    name: str = MISSING
+    question: str | None = None
+    words: list[str] = field(default_factory=list)
+    note: str | None = None
+
+
+@dataclass
+class PromptsConfig:
+    """The prompts each picture is shown with: {id: text}, or a YAML or CSV file (id, text)."""
+
+    name: str = MISSING
+    items: dict[str, str] = field(default_factory=dict)
+    file: str | None = None
+
+
+@dataclass
+class SamplingConfig:
+    temperature: float = 0.75
+    top_k: int = 50
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+
+
+@dataclass
+class EngineConfig:
+    """Which engine, and how many rows it answers at a time."""
+
+    name: str = "reference"
+    slots: int = 64
+
+
+@dataclass
+class DeviceConfig:
+    """auto, cuda, hpu or cpu; threads: CPU threads of one worker."""
+
+    kind: str = "auto"
+    threads: int = 1
+
+
+@dataclass
+class ClusterConfig:
+    """address: an existing Ray cluster (null: this machine); workers: null is one for each card."""
+
+    address: str | None = None
+    workers: int | None = None
+
+
+@dataclass
+class GenerateConfig:
+    """The keys that manifest, plan, fit and generate share."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: Any = MISSING
+    attribute: AttributeConfig = field(default_factory=AttributeConfig)
+    dataset: Any = MISSING
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    shard_images: int = 16
+    limit: int | None = None
+    out: str = MISSING
+    max_failed_share: float = 0.01
+    mixed_stack: bool = False
+    json: bool = False
+
+
+@dataclass
+class OutConfig:
+    """The keys of verbs that need nothing but the output folder."""
+
+    out: str = MISSING
+    json: bool = False
+
+
+@dataclass
+class ResumeConfig(OutConfig):
+    """retry: true, or a list of error kinds, does the shards of failed rows again."""
+
+    retry: Any = False
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    max_failed_share: float = 0.01
+    mixed_stack: bool = False
+
+
+@dataclass
+class DemoDataConfig:
+    """Where to draw the demo people, how many, and of which split (eval or fit)."""
+
+    out: str = MISSING
+    images: int = 120
+    seed: int = 0
+    split: str = "eval"
+
+
+@dataclass
+class DoctorConfig:
+    """What to check: the device, and where named the model and the output folder."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    out: str | None = None
+    json: bool = False
+
+
+def register(name: str, node: type) -> None:
+    """Make a dataclass the schema of the primary config `name`."""
+    ConfigStore.instance().store(name=f"{name}_schema", node=node)
+
+
+def register_all() -> None:
+    """The primary schemas that need no other room."""
+    shared = ("manifest", "plan", "fit", "generate")
+    for name in shared:
+        register(name, GenerateConfig)
+    register("resume", ResumeConfig)
+    register("status", OutConfig)
+    register("demo_data", DemoDataConfig)
+    register("doctor", DoctorConfig)
+
+
+def typed(values: Any, schema: type[T], group: str) -> T:
+    """A composed group as its dataclass; an unknown key, a wrong type or a missing value is named."""
+    plain = OmegaConf.to_container(values, resolve=True) if OmegaConf.is_config(values) else values
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise LmmsteerError(explain(error, group), f"See the keys with: --cfg job --package {group}")\
+            from error
+
+
+def explain(error: OmegaConfBaseException, group: str = "") -> str:
+    """An OmegaConf error as one sentence that names the key."""
+    key = str(error.full_key or error.key or "")
+    name = f"{group}.{key}" if group and key else (key or group)
+    first = str(error.msg or error).strip().splitlines()[0].rstrip(".")
+    if "Missing mandatory value" in first:
+        return f"{name} has no value."
+    if "not in" in first:
+        return f"{name} is not a key of this config."
+    return f"{name}: {first}."
+
+
+def prompts(config: PromptsConfig) -> dict[str, str]:
+    """The prompts by id; `prompts.file` replaces the composed ones."""
+    items = dict(config.items) if config.file is None else _read_prompts(Path(config.file))
+    if not items:
+        raise LmmsteerError("There are no prompts.", "Name some: prompts=open5 or prompts.file=FILE")
+    for key, text in items.items():
+        if not text or not text.strip():
+            raise LmmsteerError(f"The prompt {key} is empty.", "Write its text, or take it out.")
+    return items
+
+
+def _read_prompts(path: Path) -> dict[str, str]:
+    mend = "Write a YAML mapping of id: text, or a CSV file with the columns id and text."
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LmmsteerError(f"prompts.file={path} cannot be read: {error}.", mend) from error
+    if path.suffix.lower() == ".csv":
+        return _prompts_from_csv(path, text, mend)
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise LmmsteerError(f"prompts.file={path} is no valid YAML: {where}.", mend) from error
+    data = data.get("items", data) if isinstance(data, Mapping) else data
+    if not isinstance(data, Mapping) or not all(isinstance(v, str) for v in data.values()):
+        raise LmmsteerError(f"prompts.file={path} is not a mapping of id to text.", mend)
+    return {str(key): value for key, value in data.items()}
+
+
+def _prompts_from_csv(path: Path, text: str, mend: str) -> dict[str, str]:
+    rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    if not rows or not {"id", "text"} <= set(rows[0]):
+        raise LmmsteerError(f"prompts.file={path} has no columns id and text.", mend)
+    items: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        if row["id"] in items:
+            raise LmmsteerError(f"prompts.file={path} line {number}: the id {row['id']} stands twice.", mend)
+        items[row["id"]] = row["text"] or ""
+    return items

@@ -1,0 +1,34 @@
+"""The data sets, a file each. `loader` in a data set's config names one of LOADERS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lmmsteer.config import typed
+from lmmsteer.datasets.base import DataSet
+from lmmsteer.datasets.demo import Demo
+from lmmsteer.datasets.folder import Folder
+from lmmsteer.errors import LmmsteerError
+
+LOADERS: dict[str, type] = {"folder": Folder, "demo": Demo}
+
+
+def open_dataset(config: Any) -> DataSet:
+    """The data set that a composed `dataset` group describes."""
+    values = dict(config)
+    loader = values.pop("loader", None)
+    if loader not in LOADERS:
+        known = ", ".join(sorted(LOADERS))
+        raise LmmsteerError(f"dataset.loader={loader} is unknown.", f"Known loaders: {known}")
+    return typed(values, LOADERS[loader], "dataset")
+
+
+def describe(dataset: DataSet, loader: str) -> dict[str, Any]:
+    """Its identity: the loader and every parameter, a path as an absolute one."""
+    values: Mapping[str, Any] = {f.name: getattr(dataset, f.name) for f in fields(dataset)}  # type: ignore[arg-type]
+    path = values.get("path")
+    resolved = {"path": str(Path(path).resolve())} if path and "://" not in path else {}
+    return {"loader": loader, **values, **resolved}

@@ -1,0 +1,270 @@
+"""Trains the demo LMM from nothing: python -m lmmsteer.demo.train [--out DIR] [--steps N].
+
+First the vision tower learns to name what is drawn, then everything learns the grammar's answers.
+A picture is encoded once for all of its questions: their rows share the picture's KV cache.
+"""
+
+import argparse
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
+
+from lmmsteer.demo import people
+from lmmsteer.demo.build import IMAGE, IMAGE_SIZE, PICTURE_TOKENS, build_model, build_processor, save
+from lmmsteer.demo.grammar import answer, sample_prompt
+from lmmsteer.demo.people import Person, counterfactual_sets, draw
+
+LABELS = {
+    **people.ATTRIBUTES,
+    "occupation": people.OCCUPATIONS,
+    "background": people.BACKGROUNDS,
+    "weather": people.WEATHERS,
+    "prop": people.PROPS,
+    "prop_color": people.COLORS,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, print the held-out bars, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model")
+    parser.add_argument("--pictures", type=int, default=9600)
+    parser.add_argument("--vision-steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=16, help="pictures in a step")
+    parser.add_argument("--questions", type=int, default=8, help="prompts for each picture")
+    parser.add_argument("--early", type=float, default=0.3, help="weight of the early-exit loss")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    started = time.monotonic()
+
+    processor = build_processor()
+    model = build_model(processor)
+    print(f"{model.num_parameters():,} parameters, {len(processor.tokenizer)} tokens")
+    crowd = list(counterfactual_sets(options.pictures, options.seed, "train"))
+    pixels = picture_cache(processor, crowd)
+    print(f"{len(crowd)} pictures drawn after {time.monotonic() - started:.0f} s", flush=True)
+    train_vision(model, pixels, crowd, options.vision_steps, options.seed)
+    print(f"vision tower trained after {time.monotonic() - started:.0f} s", flush=True)
+    train_language(model, processor, pixels, crowd, options)
+    save(model, processor, options.out)
+    print(f"trained after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+
+
+
+def picture_cache(processor: LlavaProcessor, crowd: list[Person]) -> Tensor:
+    """Every picture as the processor resizes it, uint8 [pictures, 3, side, side]."""
+    small = [
+        processor.image_processor(
+            draw(person), do_rescale=False, do_normalize=False, return_tensors="np"
+        )["pixel_values"][0].round().clip(0, 255).astype(np.uint8)
+        for person in crowd
+    ]
+    return torch.from_numpy(np.stack(small))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 pictures as the vision tower wants them: CLIP's mean and deviation."""
+    mean = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1)
+    deviation = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / deviation
+
+
+def schedule(step: int, steps: int, warm: int = 100) -> float:
+    """Linear warm-up, then a cosine down to 2%."""
+    if step < warm:
+        return (step + 1) / warm
+    return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def optimiser(parameters: list[nn.Parameter], rate: float, decay: float = 0.05) -> torch.optim.AdamW:
+    """AdamW; biases, norms and other vectors do not decay."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+
+
+def train_vision(
+    model: LlavaForConditionalGeneration,
+    pixels: Tensor,
+    crowd: list[Person],
+    steps: int,
+    seed: int,
+) -> None:
+    """Warm the vision tower and projector up: linear heads on the mean picture token name the labels."""
+    width = model.config.text_config.hidden_size
+    heads = nn.Linear(width, sum(len(values) for values in LABELS.values()))
+    targets = torch.tensor(
+        [[values.index(getattr(p, name)) for name, values in LABELS.items()] for p in crowd]
+    )
+    trained = [
+        *model.model.vision_tower.parameters(),
+        *model.model.multi_modal_projector.parameters(),
+        *heads.parameters(),
+    ]
+    optimizer = optimiser(trained, 1.5e-3)
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1.5e-3 * schedule(step, steps)
+        chosen = torch.randint(len(crowd), (96,), generator=generator)
+        logits = heads(picture_features(model, normalise(pixels[chosen])).mean(1))
+        parts = logits.split([len(values) for values in LABELS.values()], dim=1)
+        losses = [F.cross_entropy(part, targets[chosen, i]) for i, part in enumerate(parts)]
+        optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        if step % 250 == 0 or step == steps - 1:
+            shown = " ".join(f"{n} {v.item():.3f}" for n, v in zip(LABELS, losses, strict=True))
+            print(f"vision {step}: {shown}", flush=True)
+
+
+def picture_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """Projected picture tokens [pictures, tokens, d_model]."""
+    hidden = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    chosen = hidden[model.config.vision_feature_layer][:, 1:]
+    return model.model.multi_modal_projector(chosen)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and its answer behind a picture: token ids, and where the answer begins."""
+
+    picture: int
+    ids: list[int]
+    answer_at: int
+    weight: float
+
+
+def train_language(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    pixels: Tensor,
+    crowd: list[Person],
+    options: argparse.Namespace,
+) -> None:
+    """Train everything on the grammar's answers; only answer tokens count in the loss."""
+    rng = random.Random(options.seed)
+    prefix = processor.tokenizer(f"USER: {IMAGE}")["input_ids"][:-1]
+    optimizer = optimiser(list(model.parameters()), 2e-3)
+    model.train()
+    started, total, seen = time.monotonic(), 0.0, 0
+    for step in range(options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * schedule(step, options.steps)
+        chosen = rng.sample(range(len(crowd)), options.batch)
+        rows = make_rows(processor, [crowd[i] for i in chosen], options.questions, rng)
+        loss, early = batch_loss(model, normalise(pixels[chosen]), prefix, rows)
+        optimizer.zero_grad()
+        (loss + options.early * early).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        total, seen = total + loss.item(), seen + 1
+        if step % 50 == 49 or step == options.steps - 1:
+            speed = (time.monotonic() - started) / (step + 1)
+            print(f"step {step + 1}: loss {total / seen:.4f}, {speed:.2f} s a step", flush=True)
+            total, seen = 0.0, 0
+
+
+def make_rows(
+    processor: LlavaProcessor, crowd: list[Person], questions: int, rng: random.Random
+) -> list[Row]:
+    """Prompts and answers for each picture, tokenised."""
+    pairs = []
+    for picture, person in enumerate(crowd):
+        for _ in range(questions):
+            prompt = sample_prompt(rng)
+            pairs.append((picture, f"\n{prompt} ASSISTANT:", f" {answer(person, prompt, rng)}"))
+    encode = processor.tokenizer.backend_tokenizer.encode_batch
+    prompts = encode([prompt for _, prompt, _ in pairs], add_special_tokens=False)
+    answers = encode([text for _, _, text in pairs], add_special_tokens=False)
+    end = processor.tokenizer.eos_token_id
+    return [
+        Row(picture, [*p.ids, *a.ids, end], len(p.ids), 2.0 if len(a.ids) < 8 else 1.0)
+        for (picture, _, _), p, a in zip(pairs, prompts, answers, strict=True)
+    ]
+
+
+def batch_loss(
+    model: LlavaForConditionalGeneration,
+    pixels: Tensor,
+    prefix: list[int],
+    rows: list[Row],
+    chunks: int = 4,
+) -> tuple[Tensor, Tensor]:
+    """Mean loss of the answer tokens, at the end and at the middle layers (early exit).
+
+    The early-exit loss reads middle layers through the final norm and head, so what the model is
+    about to say lies along the vocabulary's own directions from the middle of the decoder on.
+    """
+    decoder = model.model.language_model
+    start = decoder.embed_tokens(torch.tensor(prefix)).expand(len(pixels), -1, -1)
+    seen = torch.cat([start, picture_features(model, pixels)], dim=1)
+    cache = decoder(inputs_embeds=seen, use_cache=True).past_key_values
+    keys = [(layer.keys, layer.values) for layer in cache.layers]
+    rows = sorted(rows, key=lambda row: len(row.ids))
+    size = math.ceil(len(rows) / chunks)
+    sums = [
+        _rows_loss(model, keys, rows[at : at + size], seen.shape[1])
+        for at in range(0, len(rows), size)
+    ]
+    final, early, weight = (torch.stack(part).sum() for part in zip(*sums, strict=True))
+    return final / weight, early / weight
+
+
+def _rows_loss(
+    model: LlavaForConditionalGeneration,
+    keys: list[tuple[Tensor, Tensor]],
+    rows: list[Row],
+    past: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros(len(rows), past + longest, dtype=torch.long)
+    weights = torch.zeros(len(rows), longest)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids)] = torch.tensor(row.ids)
+        mask[i, : past + len(row.ids)] = 1
+        weights[i, row.answer_at : len(row.ids)] = row.weight
+    picture = torch.tensor([row.picture for row in rows])
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(keys):
+        cache.update(key[picture], value[picture], layer)
+    decoder = model.model.language_model
+    out = decoder(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=torch.arange(past, past + longest).expand(len(rows), -1),
+        past_key_values=cache,
+        output_hidden_states=True,
+    )
+    answered = weights[:, 1:] > 0
+    target, weight = ids[:, 1:][answered], weights[:, 1:][answered]
+
+    def loss(hidden: Tensor) -> Tensor:
+        logits = model.lm_head(hidden[:, :-1][answered])
+        return (F.cross_entropy(logits, target, reduction="none") * weight).sum()
+
+    layers = len(decoder.layers)
+    middle = range(layers // 2, layers - 1)  # hidden_states[i + 1] is the output of layer i
+    early = sum(loss(decoder.norm(out.hidden_states[i + 1])) for i in middle) / len(middle)
+    return loss(out.last_hidden_state), early, weight.sum()
+
+
+if __name__ == "__main__":
+    main()

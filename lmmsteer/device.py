@@ -1,0 +1,129 @@
+"""The card a worker runs on: cpu, cuda or hpu. The only home of Habana imports.
+
+Knows what Ray must reserve for a worker, but not Ray itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from lmmsteer.errors import LmmsteerError
+
+Kind = Literal["cpu", "cuda", "hpu"]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+STACK = ("torch", "transformers", "tokenizers", "numpy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator, or the processor of this machine; a worker is pinned to exactly one."""
+
+    kind: Kind
+
+    def torch_device(self) -> torch.device:
+        """The device as torch names it; the first one visible, since Ray hides the others."""
+        return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, 0)
+
+    def dtype(self, name: str = "auto", checkpoint: torch.dtype | None = None) -> torch.dtype:
+        """The dtype that `model.dtype` asks for.
+
+        auto: float32 on cpu; elsewhere the checkpoint's own where it has 16 bits, else bfloat16.
+        Raises: LmmsteerError for a name other than auto, float32, bfloat16, float16.
+        """
+        if name in DTYPES:
+            return DTYPES[name]
+        if name != "auto":
+            raise LmmsteerError(
+                f"model.dtype={name} is not a dtype lmmsteer knows.",
+                f"Use one of model.dtype=auto|{'|'.join(sorted(DTYPES))}",
+            )
+        if self.kind == "cpu":
+            return torch.float32
+        return checkpoint if checkpoint in (torch.bfloat16, torch.float16) else torch.bfloat16
+
+    def ray_resources(self, cpus: float = 1) -> dict[str, Any]:
+        """The options of a Ray actor that holds this device; cpus: cores of a cpu worker."""
+        if self.kind == "cuda":
+            return {"num_gpus": 1}
+        if self.kind == "hpu":
+            return {"resources": {"HPU": 1}}
+        return {"num_cpus": cpus}
+
+    def name(self) -> str:
+        """The card's name, for example `NVIDIA H200`, or `cpu`."""
+        if self.kind == "cuda":
+            return torch.cuda.get_device_name(0)
+        if self.kind == "hpu":
+            return str(_hpu().get_device_name())
+        return "cpu"
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes in use and bytes in all: of the card, or of this machine."""
+        if self.kind == "cuda":
+            free, total = torch.cuda.mem_get_info(0)
+            return total - free, total
+        if self.kind == "hpu":
+            free, total = _hpu().mem_get_info()
+            return total - free, total
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
+        return (total - free) * page, total * page
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given; needed before reading a clock."""
+        if self.kind == "cuda":
+            torch.cuda.synchronize()
+        elif self.kind == "hpu":
+            _hpu().synchronize()
+
+    def versions(self) -> dict[str, str]:
+        """Versions that can change an answer's last bits: Python, libraries, card and driver."""
+        found = {"python": platform.python_version(), "device": self.kind, "card": self.name()}
+        found |= {package: importlib.metadata.version(package) for package in STACK}
+        if self.kind == "cuda":
+            found["cuda"] = str(torch.version.cuda)
+        if self.kind == "hpu":
+            found["habana"] = importlib.metadata.version("habana-torch-plugin")
+        return found
+
+
+def detect(kind: str = "auto") -> Device:
+    """The device of this process; auto takes an accelerator where there is one.
+
+    Raises: LmmsteerError where the kind asked for is not on this machine.
+    """
+    if kind not in ("auto", *get_args(Kind)):
+        raise LmmsteerError(
+            f"device.kind={kind} is not a kind of device.", "Use device.kind=auto|cuda|hpu|cpu"
+        )
+    for candidate, present in (("cuda", torch.cuda.is_available), ("hpu", _has_hpu)):
+        if kind in ("auto", candidate) and present():
+            return Device(candidate)  # type: ignore[arg-type]
+    if kind in ("auto", "cpu"):
+        return Device("cpu")
+    need = {
+        "cuda": "a CUDA build of torch and a visible NVIDIA card",
+        "hpu": "a Gaudi card and Habana's torch plugin",
+    }
+    raise LmmsteerError(
+        f"device.kind={kind} needs {need[kind]}, and this machine has none.",
+        "Use device.kind=cpu, or device.kind=auto to take what is there",
+    )
+
+
+def _has_hpu() -> bool:
+    if importlib.util.find_spec("habana_frameworks") is None:
+        return False
+    return bool(_hpu().is_available())
+
+
+def _hpu() -> Any:
+    return importlib.import_module("habana_frameworks.torch.hpu")

@@ -1,0 +1,143 @@
+"""A sweep as one plan: members resolved, gated, deduplicated, ordered by model; and its size.
+
+`Plan.of` refuses before anything is written; `begin` writes manifests and cell records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from lmmsteer import manifest
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet import cells, resolve
+from lmmsteer.fleet.cells import CellRecord
+from lmmsteer.fleet.driver import Item
+from lmmsteer.fleet.launcher import Member
+from lmmsteer.fleet.resolve import Job
+from lmmsteer.manifest import Manifest
+from lmmsteer.store import Store, open_store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A member that cannot run, and why; the others do."""
+
+    label: str
+    error: LmmsteerError
+
+
+@dataclass
+class Plan:
+    """The jobs of a run, in the order of their models, and the members that were refused."""
+
+    store: Store
+    jobs: list[Job]
+    refused: list[Refusal] = field(default_factory=list)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    @classmethod
+    def of_members(cls, members: Sequence[Member], tell: Callable[[Exception], Any]) -> Plan:
+        """The plan of a command line. `tell` turns a composition error into an LmmsteerError."""
+        store = store_of(members, tell)
+        return cls._of(store, members, lambda m: resolve.resolve(m, store), member_label, tell)
+
+    @classmethod
+    def of_records(cls, store: Store, records: Sequence[CellRecord]) -> Plan:
+        """The plan of everything that was ever started in an output folder."""
+        return cls._of(store, records, lambda r: resolve.restore(r, store), lambda r: str(r.cell))
+
+    @classmethod
+    def _of(
+        cls,
+        store: Store,
+        sources: Sequence[T],
+        make: Callable[[T], Job],
+        label: Callable[[T], str],
+        tell: Callable[[Exception], Any] | None = None,
+    ) -> Plan:
+        plan = cls(store, [])
+        found: dict[str, Job] = {}
+        for source in sources:
+            try:
+                error = getattr(source, "error", None)
+                if error is not None and tell is not None:
+                    raise tell(error)
+                job = make(source)
+                plan._admit(job, found)
+            except LmmsteerError as error:
+                plan.refused.append(Refusal(label(source), error))
+        plan.jobs = sorted(found.values(), key=lambda job: job.task.model.name)
+        return plan
+
+    def _admit(self, job: Job, found: dict[str, Job]) -> None:
+        """Gate a job against what is on disk and against the other members."""
+        other = found.get(job.cell.folder)
+        if other is not None and other.record.digest != job.record.digest:
+            raise LmmsteerError(
+                f"Two members of the sweep share the folder {job.cell.folder}.",
+                "Name them apart, for example with model.name=NAME or dataset.name=NAME",
+            )
+        cells.gate(self.store, job.record, job.config.mixed_stack)
+        made = manifest.gate(self.store, job.cell.dataset, job.identity)
+        if made is not None:
+            self.manifests[job.cell.dataset] = made
+        elif next(iter(job.dataset.samples()), None) is None:
+            raise LmmsteerError(
+                f"The data set {job.dataset.name} has no pictures.", "Check dataset.path."
+            )
+        found[job.cell.folder] = job
+
+    def begin(self) -> None:
+        """Write what the shards need: manifests, handed artifacts, every `_cell.json`."""
+        for job in self.jobs:
+            name = job.cell.dataset
+            self.manifests[name] = manifest.build(self.store, name, job.dataset, job.identity)
+        for job in self.jobs:
+            where = job.task.method.artifact
+            if job.artifact is not None and where is not None:
+                self.store.create(where, job.artifact.to_bytes())
+            cells.record(self.store, job.record, cells.load(self.store, job.cell.folder))
+
+    def left(self, job: Job) -> list[manifest.Shard]:
+        """Shards that have no response part yet, in the manifest's order."""
+        there = cells.done(self.store, job.cell.folder)
+        shards = self.manifests[job.cell.dataset].shards
+        return [shard for shard in shards if shard.name not in there]
+
+    def items(self) -> list[Item]:
+        """All work that is left, a model's together."""
+        return [
+            Item(job.task, shard.name, shard.rows, str(job.cell))
+            for job in self.jobs
+            for shard in self.left(job)
+        ]
+
+    def counts(self, job: Job) -> tuple[int, int, Counter[str]]:
+        """Rows planned, rows done, and failed rows by kind; from listing and footers alone."""
+        planned = self.manifests[job.cell.dataset]
+        names = {s.name for s in planned.shards} & cells.done(self.store, job.cell.folder)
+        rows, failed = cells.failed_rows(self.store, job.cell.folder, names)
+        return planned.rows, rows, failed
+
+
+def store_of(members: Sequence[Member], tell: Callable[[Exception], Any]) -> Store:
+    """The one output folder of a command."""
+    composed = [m.config for m in members if m.config is not None]
+    if not composed:
+        error = members[0].error
+        raise tell(error) if error is not None else LmmsteerError("There is nothing to run.")
+    outs = {str(config.out) for config in composed}
+    if len(outs) > 1:
+        raise LmmsteerError(
+            f"The members of a sweep share one output folder, not {len(outs)}.", "Give one out=FOLDER"
+        )
+    return open_store(outs.pop())
+
+
+def member_label(member: Member) -> str:
+    return " ".join(member.overrides) or "the run"

@@ -1,0 +1,71 @@
+"""What a worker is told: a cell, resolved so far that only the model and the shard are missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmmsteer.config import EngineConfig, SamplingConfig
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which weights: two tasks with equal specs share one load."""
+
+    name: str
+    path: str
+    revision: str | None
+    dtype: str
+    family: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method of METHODS, its parameters, its attribute and where its artifact lies."""
+
+    method: str
+    parameters: dict[str, Any]
+    attribute: dict[str, Any]
+    artifact: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything about a cell that its shards share. Small, and sent with every shard."""
+
+    out: str
+    folder: str
+    dataset: str
+    model: ModelSpec
+    method: MethodSpec
+    sampling: SamplingConfig
+    engine: EngineConfig
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """What to learn, from which manifest's pictures, and where the artifact goes."""
+
+    out: str
+    path: str
+    dataset: str
+    parts: tuple[str, ...]
+    model: ModelSpec
+    method: MethodSpec
+    engine: EngineConfig
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a shard or a fit. `failure` is None, `model` (it cannot be loaded) or `shard`."""
+
+    rows: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    loads: tuple[str, ...] = ()
+    created: bool = True
+    failure: str | None = None
+    error: str = ""

@@ -1,0 +1,194 @@
+"""The folder a model is loaded from: found, complete, and known by its digest.
+
+Reads names, JSON and bytes only; neither torch nor transformers is imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.models.families import TEXT_DEFAULTS
+
+DEMO = Path(__file__).parent.parent / "demo" / "model"
+SETTINGS = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def locate(path: str, revision: str | None = None) -> Path:
+    """The local folder of `model.path`: `demo`, a folder, or a hub id (fetched where needed).
+
+    Raises: LmmsteerError for a folder that is not there, an unknown or gated hub id, no network.
+    """
+    if path == "demo":
+        return DEMO
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith(("/", ".", "~")) or path.count("/") != 1:
+        raise LmmsteerError(
+            f"model.path={path} is not a folder.",
+            "Name a folder saved by save_pretrained, or a hub id: "
+            "model.path=llava-hf/llava-1.5-7b-hf",
+        )
+    return _fetch(path, revision)
+
+
+def _fetch(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        patterns = [*SETTINGS, "*.safetensors", *WEIGHTS]
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError as error:
+        why, mend = "is gated", f"Accept its terms at https://huggingface.co/{hub_id}, then log in"
+        cause: Exception = error
+    except errors.RevisionNotFoundError as error:
+        why, mend = f"has no revision {revision}", "Leave model.revision out for the newest"
+        cause = error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        why, mend = "is neither a folder nor a model on the hub", "Check the spelling of model.path"
+        cause = error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        why = "is not on this machine, and the hub cannot be reached"
+        mend = f"Fetch it where there is a network (hf download {hub_id}) and name that folder"
+        cause = error
+    raise LmmsteerError(f"model.path={hub_id} {why}.", mend) from cause
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder that lacks what a model needs, before anything heavy is read.
+
+    Raises: LmmsteerError naming the first missing file, what it is for, and how to get it.
+    """
+    has = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if not has:
+        raise LmmsteerError(
+            f"model.path={folder} is empty or not a folder.",
+            "Name a folder saved by save_pretrained",
+        )
+    needs = (
+        (("config.json",), "the model's layout is unknown", "model.save_pretrained(folder)"),
+        (WEIGHTS, "there are no weights", "model.save_pretrained(folder)"),
+        (
+            ("preprocessor_config.json", "processor_config.json"),
+            "pictures cannot be prepared",
+            "processor.save_pretrained(folder)",
+        ),
+        (
+            ("tokenizer.json", "tokenizer.model", "vocab.json"),
+            "prompts cannot be tokenized",
+            "processor.save_pretrained(folder)",
+        ),
+    )
+    for names, consequence, command in needs:
+        if has.isdisjoint(names):
+            raise LmmsteerError(
+                f"model.path={folder} has no {names[0]}, so {consequence}.",
+                f"Save what is missing beside the rest ({command}) or name a hub id: "
+                "model.path=llava-hf/llava-1.5-7b-hf",
+            )
+    for shard in _weights(folder):
+        if not shard.exists():
+            raise LmmsteerError(
+                f"model.path={folder} lacks {shard.name}, which its weight index names.",
+                "Fetch or copy the model again; the copy is incomplete",
+            )
+
+
+def digest(folder: Path) -> str:
+    """sha256 over the files that define answers: weights, configs, tokenizer, processor, template.
+
+    For each file, in the order of names: its name, its length and its bytes. Not over READMEs.
+    """
+    total = hashlib.sha256()
+    settings = [folder / name for name in SETTINGS if (folder / name).exists()]
+    for file in sorted({*settings, *_weights(folder)}, key=lambda file: file.name):
+        total.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            total.update(_sha256(stream))
+    return total.hexdigest()
+
+
+def _sha256(stream: BinaryIO) -> bytes:
+    found = hashlib.sha256()
+    while block := stream.read(1 << 22):
+        found.update(block)
+    return found.digest()
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weight files that transformers would load, an index and its shards among them."""
+    for name in WEIGHTS:
+        file = folder / name
+        if file.exists():
+            if not name.endswith(".index.json"):
+                return [file]
+            shards = sorted(set(read_json(file).get("weight_map", {}).values()))
+            return [file, *(folder / shard for shard in shards)]
+    return []
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The model's config.json as it stands."""
+    return read_json(folder / "config.json")
+
+
+def d_model(folder: Path) -> int:
+    """Width of the decoder's residual stream, from config.json alone."""
+    return _text(folder, "hidden_size", 0)
+
+
+def n_layers(folder: Path) -> int:
+    """Number of decoder blocks, from config.json alone."""
+    return _text(folder, "num_hidden_layers", 1)
+
+
+def _text(folder: Path, key: str, default: int) -> int:
+    whole = config(folder)
+    text = whole.get("text_config", whole)
+    kind = text.get("model_type", "llama")
+    if key not in text and kind not in TEXT_DEFAULTS:
+        raise LmmsteerError(
+            f"{folder / 'config.json'} does not give the decoder's {key}.",
+            "Save the model again with transformers (model.save_pretrained(folder))",
+        )
+    return int(text[key]) if key in text else TEXT_DEFAULTS[kind][default]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file of the model folder.
+
+    Raises: LmmsteerError where the file is missing or is no JSON object.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LmmsteerError(
+            f"{file} cannot be read as JSON: {error}.", "Fetch or save the model again"
+        ) from error
+    if not isinstance(found, dict):
+        raise LmmsteerError(f"{file} is not a JSON object.", "Fetch or save the model again")
+    return found

@@ -1,0 +1,296 @@
+"""An LMM as transformers loads it, and how a row becomes its input.
+
+Knows where the residual stream is written, not what is done to it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BatchFeature,
+    GenerationConfig,
+)
+from transformers.utils import logging as transformers_logging
+
+from lmmsteer.device import DTYPES, Device
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.models import files
+from lmmsteer.models.families import Family, family_of
+
+Place = Literal["block_input", "attention", "mlp"]
+
+
+@dataclass(frozen=True)
+class ResidualPoint:
+    """A place where the residual stream is read or written, and the module whose edge it is."""
+
+    layer: int
+    place: Place
+    module: nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPicture:
+    """A picture as the vision tower takes it; tokens: its placeholders in the prompt."""
+
+    features: dict[str, Tensor]
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Lmm:
+    """A loaded model with its processor and family. Frozen in every sense: eval, no gradients.
+
+    revision: the hub commit, where there is one; digest: files.digest of its folder.
+    eos_ids: tokens that end an answer, the checkpoint's own.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    name: str
+    revision: str | None
+    digest: str
+    device: Device
+    dtype: torch.dtype
+    eos_ids: tuple[int, ...]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def image_token(self) -> str:
+        return str(getattr(self.processor, "image_token", self.family.image_token))
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @cached_property
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder's blocks, first to last."""
+        return _first_path(self.model, self.family.layers, self.family)
+
+    @cached_property
+    def projector(self) -> nn.Module:
+        """The module whose output stands in the residual stream where the picture is."""
+        return _first_path(self.model, self.family.projector, self.family)
+
+    def residual_points(self) -> list[ResidualPoint]:
+        """Every place where the residual stream is read or written: three for each block.
+
+        Source: Arditi et al. 2024 (arXiv 2406.11717): block inputs, attention and MLP outputs.
+        """
+        return [
+            point for layer, block in enumerate(self.layers) for point in self._at(layer, block)
+        ]
+
+    def _at(self, layer: int, block: nn.Module) -> list[ResidualPoint]:
+        attention = _first_path(block, self.family.attention, self.family)
+        mlp = _first_path(block, self.family.mlp, self.family)
+        return [
+            ResidualPoint(layer, "block_input", block),
+            ResidualPoint(layer, "attention", attention),
+            ResidualPoint(layer, "mlp", mlp),
+        ]
+
+    def render(self, prompt: str) -> str:
+        """What the model is shown: one user turn, the picture first, then the prompt.
+
+        Through the processor's chat template; without one, the family's own.
+        """
+        if not getattr(self.processor, "chat_template", None):
+            return self.family.template.replace("{prompt}", prompt)
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        turns = [{"role": "user", "content": content}]
+        return str(self.processor.apply_chat_template(turns, add_generation_prompt=True))
+
+    def refusal(self, prompt: str) -> str | None:
+        """Why a prompt cannot be shown, or None: the picture's placeholder may not stand in it."""
+        if self.image_token in prompt:
+            return f"the prompt contains the picture's placeholder {self.image_token}"
+        return None
+
+    def prepare(self, picture: Image.Image) -> PreparedPicture:
+        """Resize and normalise one picture; the processor also says how many tokens it takes."""
+        made = self.processor(text=self.image_token, images=picture, return_tensors="pt")
+        placeholder = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        tokens = int((made["input_ids"] == placeholder).sum())
+        text_only = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+        return PreparedPicture({k: v for k, v in made.items() if k not in text_only}, tokens)
+
+    def token_ids(self, prompt: str, picture_tokens: int) -> list[int]:
+        """The input ids of one row; no second beginning-of-sequence token where the text has one."""
+        placeholder = self.image_token
+        text = self.render(prompt).replace(placeholder, placeholder * picture_tokens, 1)
+        bos = self.tokenizer.bos_token
+        add_special_tokens = not (bos and text.startswith(bos))
+        return self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+
+    def inputs(
+        self, prompts: Sequence[str], pictures: Sequence[Image.Image | PreparedPicture]
+    ) -> BatchFeature:
+        """A batch for generate or forward, left padded, on the device, floats in the model's dtype.
+
+        input_ids, attention_mask: [rows, tokens]; pixel_values: [rows, channels, height, width].
+        A picture object that stands in several rows is prepared once.
+        """
+        known = {id(p): p if isinstance(p, PreparedPicture) else self.prepare(p) for p in pictures}
+        prepared = [known[id(picture)] for picture in pictures]
+        wanted = {(p, q.tokens) for p, q in zip(prompts, prepared, strict=True)}
+        ids = {key: self.token_ids(*key) for key in wanted}
+        rows = [ids[p, q.tokens] for p, q in zip(prompts, prepared, strict=True)]
+        batch = {
+            name: torch.cat([picture.features[name] for picture in prepared])
+            for name in prepared[0].features
+        }
+        batch = BatchFeature({**_left_padded(rows, self.tokenizer.pad_token_id), **batch})
+        return batch.to(self.device.torch_device(), self.dtype)
+
+
+def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _first_path(root: Any, paths: Sequence[str], family: Family) -> Any:
+    for path in paths:
+        found = root
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    raise LmmsteerError(
+        f"A {type(root).__name__} has none of {', '.join(paths)}, where the family "
+        f"{family.name} keeps them.",
+        "This version of transformers may have moved it; add the path in models/families.py",
+    )
+
+
+def load(
+    name: str,
+    path: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    family: str = "auto",
+    device: Device | None = None,
+    digest: str | None = None,
+) -> Lmm:
+    """Load a model with its processor onto a device, ready to answer.
+
+    path: `demo`, a folder saved by save_pretrained, or a hub id; digest: where it is known already.
+    Raises: LmmsteerError for a folder that is incomplete, a family that is unknown, weights that
+    do not fill the model.
+    """
+    folder = files.locate(path, revision)
+    files.check(folder)
+    config = files.config(folder)
+    record = family_of(str(config.get("model_type")), family)
+    device = device or Device("cpu")
+    chosen = device.dtype(dtype, DTYPES.get(str(config.get("dtype", config.get("torch_dtype")))))
+    model = _weights(folder, chosen).to(device.torch_device()).eval().requires_grad_(False)
+    processor = _processor(folder, model)
+    eos_ids = _eos_ids(model, processor.tokenizer)
+    # A checkpoint may bring penalties and a temperature of its own; only sampling.* counts here.
+    model.generation_config = GenerationConfig(do_sample=False)
+    return Lmm(
+        model=model,
+        processor=processor,
+        family=record,
+        name=name,
+        revision=folder.name if folder.parent.name == "snapshots" else revision,
+        digest=digest or files.digest(folder),
+        device=device,
+        dtype=chosen,
+        eos_ids=eos_ids,
+    )
+
+
+def _weights(folder: Path, dtype: torch.dtype) -> Any:
+    # `torch_dtype` is understood by transformers 4 and 5; 5 calls it `dtype`.
+    with _quiet():
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder, torch_dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+    absent = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if absent:
+        raise LmmsteerError(
+            f"model.path={folder} does not hold every weight of its config: "
+            f"{', '.join(absent[:3])}{' and others' if len(absent) > 3 else ''}.",
+            "Fetch or save the model again; weights and config.json must belong together",
+        )
+    return model
+
+
+def _processor(folder: Path, model: Any) -> Any:
+    with _quiet():
+        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor.image_processor = _image_processor(folder)
+    if getattr(processor, "patch_size", 0) is None:
+        # Older files leave this to the model's config, as transformers' LLaVA page describes.
+        processor.patch_size = model.config.vision_config.patch_size
+        processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
+        processor.num_additional_image_tokens = int(_has_class_token(model))
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return processor
+
+
+def _has_class_token(model: Any) -> bool:
+    names = (name for name, _ in model.named_parameters() if "vision" in name)
+    return any(name.endswith(("class_embedding", "cls_token")) for name in names)
+
+
+def _image_processor(folder: Path) -> Any:
+    """The PIL image processor: the same pixels whether torchvision is installed or not."""
+    try:
+        from transformers.image_processing_backends import PilBackend  # noqa: F401
+    except ImportError:
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    text = model.config.get_text_config()
+    for found in (model.generation_config.eos_token_id, text.eos_token_id, tokenizer.eos_token_id):
+        if found is not None:
+            return tuple(found) if isinstance(found, list | tuple) else (int(found),)
+    return ()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice from transformers while files are read."""
+    level, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

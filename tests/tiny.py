@@ -1,0 +1,145 @@
+"""Tiny random LMMs of the real classes, saved as folders that plain transformers opens.
+
+`save_tiny_llava(folder)` takes about a tenth of a second; `photographs()` are real pictures.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip import image_processing_pil_clip
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: "
+    "{% endif %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+TEXT = """A woman stands in a kitchen. The man is a doctor who smiles. She is young, he is old.
+Describe the image in as much detail as possible. What is the gender of the person? What is the age?
+The person is slim or heavy, with light or dark skin. What are 5 keywords? Pretend you are here.
+Is it day or night? Which colour has the wall? The picture shows a room, a street and a garden."""
+
+
+@cache
+def _trained_tokenizer(vocab_size: int) -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer.to_str()
+
+
+def tiny_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with <pad>, <s>, </s>, <image>; begins every text with <s>."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_tokenizer(vocab_size)),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": AddedToken("<image>", special=True)},
+    )
+
+
+def save_tiny_llava(
+    folder: Path,
+    *,
+    seed: int = 0,
+    d_model: int = 32,
+    n_layers: int = 2,
+    image_size: int = 32,
+    patch_size: int = 8,
+    chat_template: str | None = CHAT_TEMPLATE,
+) -> Path:
+    """Save a random LLaVA (CLIP tower, projector, Llama decoder) with its processor; return folder.
+
+    Its weights are large enough that greedy answers differ between pictures and prompts.
+    """
+    tokenizer = tiny_tokenizer()
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=image_size,
+        patch_size=patch_size,
+        projection_dim=16,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=d_model,
+        intermediate_size=2 * d_model,
+        num_hidden_layers=n_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=(image_size // patch_size) ** 2,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+        # A fresh model's projector and head are drawn too small to tell pictures apart.
+        for name, weight in model.named_parameters():
+            if weight.ndim >= 2:
+                torch.nn.init.normal_(weight, std=0.6 if "lm_head" in name else 0.3)
+    model.generation_config.eos_token_id = 2
+    model.generation_config.pad_token_id = 0
+    model.save_pretrained(folder)
+    size = {"height": image_size, "width": image_size}
+    LlavaProcessor(
+        image_processor=image_processing_pil_clip.CLIPImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_size=size
+        ),
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chat_template,
+    ).save_pretrained(folder)
+    return folder
+
+
+def photographs() -> dict[str, Image.Image]:
+    """Real photographs by name, RGB, of different sizes."""
+    from skimage import data
+
+    arrays = {
+        "astronaut": data.astronaut(),
+        "cat": data.chelsea(),
+        "coffee": data.coffee(),
+        "rocket": data.rocket(),
+    }
+    return {name: Image.fromarray(np.asarray(array)) for name, array in arrays.items()}
