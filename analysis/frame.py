@@ -71,7 +71,7 @@ class CellFiles:
 class Answers:
     """The answered rows of a cell (`text` is never null), and how many rows failed.
 
-    frame: row_id, image_id, prompt_id, seed, text and, with a manifest, prompt, group_id and labels.
+    frame: row_id, image_id, prompt_id, seed, text; with a manifest also prompt, group_id, labels.
     coverage: answered and failed rows as a share of the planned ones.
     """
 
@@ -116,14 +116,14 @@ class Output:
                 f"{self.store.root} has no responses.",
                 f"Make some: lmmsteer generate out={self.store.root}",
             )
-        order = [(c.cell.model, c.cell.dataset, c.cell.method != BASELINE, str(c.cell)) for c in found]
-        return [cell for _, cell in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+        return sorted(found, key=_order)
 
     def _cell(self, folder: str, paths: list[str]) -> CellFiles | None:
         names = dict(step.split("=", 1) for step in folder.split("/") if "=" in step)
         if set(names) != set(KEYS):
             return None
-        cell = Cell(**names)
+        model, method, attribute, dataset = (names[key] for key in KEYS)
+        cell = Cell(model, method, attribute, dataset)
         parts = tuple(_part(self.store, path) for path in paths if path.endswith(".parquet"))
         record = f"{folder}/_cell.json" in paths
         return CellFiles(
@@ -134,10 +134,12 @@ class Output:
         )
 
     def _planned(self, dataset: str) -> int | None:
+        return self.totals(dataset).get("rows")
+
+    def totals(self, dataset: str) -> Mapping[str, Any]:
+        """What _manifest.json says of a data set: rows, images; empty without a manifest."""
         path = f"manifest/dataset={dataset}/_manifest.json"
-        if not self.store.exists(path):
-            return None
-        return _read_json(self.store, path).get("rows")
+        return _read_json(self.store, path) if self.store.exists(path) else {}
 
     def refuse_partial(self) -> None:
         """Raise where a cell has fewer rows than its manifest, naming the cells."""
@@ -150,7 +152,7 @@ class Output:
         raise LmmsteerError(
             f"{len(partial)} of {len(self.cells)} cells are not finished: {', '.join(named)}.",
             f"Finish them: lmmsteer resume out={self.store.root}\n"
-            "Or measure what is there: analysis.allow_partial=true",
+            "Or measure what is there: allow_partial=true",
         )
 
     def manifest(self, dataset: str) -> pl.DataFrame | None:
@@ -162,7 +164,10 @@ class Output:
         return self._manifests[dataset]
 
     def load(self, files: CellFiles) -> Answers:
-        """The answers of a cell. Raises: LmmsteerError for a damaged part or a row answered twice."""
+        """The answers of a cell.
+
+        Raises: LmmsteerError for a damaged part, a missing column or a row answered twice.
+        """
         frame = read(self.store, [part.path for part in files.parts], ANSWER_COLUMNS)
         if frame["row_id"].n_unique() < len(frame):
             twice = frame.filter(pl.col("row_id").is_duplicated())["row_id"][0]
@@ -196,6 +201,11 @@ def read(store: Store, paths: Sequence[str], columns: Sequence[str]) -> pl.DataF
         except (pl.exceptions.PolarsError, OSError) as error:
             raise _damaged(store, path, error) from error
     return pl.concat(frames, how="vertical_relaxed")
+
+
+def _order(files: CellFiles) -> tuple[str, str, bool, str]:
+    cell = files.cell
+    return cell.model, cell.dataset, cell.method != BASELINE, str(cell)
 
 
 def _part(store: Store, path: str) -> Part:

@@ -10,12 +10,12 @@ class Analysis:
     """The keys of the `analysis` config group.
 
     name: mentions, sentiment, occupation, or all (those whose inputs are there).
-    bigrams: CSV file of annotated bigrams (bigram, attribute, freq, label); null counts every bigram.
+    bigrams: CSV of annotated bigrams (bigram, attribute, freq, label); null counts every bigram.
     mode: allow (only bigrams labelled related count) or deny (all but those labelled unrelated).
     by: label column whose groups sentiment compares; null is the first there is of race, skin_tone,
     gender, age, body_type.
-    attributes: attributes to measure beside those of the cells, each with its target words; an empty
-    list takes the words of conf/attribute.
+    attributes: attributes to measure beside those of the cells, each with its target words; an
+    empty list takes the words of conf/attribute.
     bootstrap, seed: resamples of the 95% intervals and their seed. cluster: what is resampled,
     image_id or group_id (counterfactual sets).
     """
@@ -33,7 +33,7 @@ class Analysis:
 
 @dataclass
 class Report:
-    """The keys of `report`: picture-prompt rows in the gallery, longest side of its pictures in pixels."""
+    """The keys of `report`: rows in the gallery, and the longest side of its pictures in pixels."""
 
     gallery: int = 60
     pixels: int = 192

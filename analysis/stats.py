@@ -1,8 +1,8 @@
-"""Bootstrap intervals of statistics of sums, clustered by picture: the one place where they are made.
+"""Bootstrap intervals of statistics of sums, clustered by picture: the one place they are made.
 
-Answers about one picture are not independent, so pictures are resampled, never rows. Every statistic
-here is a function of column totals over clusters (ratios, changes of ratios, spread over groups'
-ratios), so a resample is one weighted sum: weights [resamples, clusters] @ sums [clusters, columns].
+Answers about one picture are not independent, so pictures are resampled, never rows. Every
+statistic here is a function of column totals over clusters (ratios, changes of ratios, spread over
+groups' ratios), so resampling is weights [resamples, clusters] @ sums [clusters, columns].
 """
 
 from __future__ import annotations

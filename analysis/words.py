@@ -65,7 +65,10 @@ class Targets:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Targets:
-        return cls(**{k: None if v is None else frozenset(v) for k, v in record.items()})
+        found = {k: None if v is None else frozenset(v) for k, v in record.items()}
+        nothing: frozenset[str] = frozenset()
+        kept = {k: found[k] or nothing for k in ("words", "pairs", "denied")}
+        return cls(**kept, allowed=found["allowed"])
 
 
 def targets(
@@ -107,7 +110,9 @@ def read_annotations(path: Path) -> dict[str, dict[str, str]]:
 
     Raises: LmmsteerError where the file, a column or a label is not what it should be.
     """
-    mend = "Write a CSV file with the columns bigram, attribute, freq, label (related or unrelated)."
+    mend = (
+        "Write a CSV file with the columns bigram, attribute, freq, label (related or unrelated)."
+    )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -122,7 +127,8 @@ def read_annotations(path: Path) -> dict[str, dict[str, str]]:
         label = (row["label"] or "").strip().lower()
         if label not in LABELS or len(bigram.split()) != 2:
             raise LmmsteerError(
-                f"analysis.bigrams={path} line {number}: {row['bigram']!r} labelled {label!r}.", mend
+                f"analysis.bigrams={path} line {number}: {row['bigram']!r} labelled {label!r}.",
+                mend,
             )
         labels.setdefault((row["attribute"] or "").strip(), {})[bigram] = label
     return labels

@@ -1,4 +1,4 @@
-"""lmmsteer <verb> [hydra overrides]: finds the verb, lets Hydra compose, turns errors into sentences.
+"""lmmsteer <verb> [hydra overrides]: finds the verb, lets Hydra compose, explains errors.
 
 Exit codes: 0 everything asked for is there; 1 something is missing or failed, and is named;
 2 refused before any work.
@@ -59,13 +59,17 @@ class Verb:
     def __init__(self, run: Callable[[list[launcher.Member]], int]) -> None:
         self.run = run
         self.code = 0
+        self.error: Exception | None = None
         self.__module__ = __name__  # Hydra asks where the task function lives
 
     def __call__(self, cfg: DictConfig) -> None:
         self.members([launcher.Member(cfg)])
 
     def members(self, members: list[launcher.Member]) -> None:
-        self.code = self.run(members)
+        try:
+            self.code = self.run(members)
+        except Exception as error:  # raised again once Hydra, which would comment on it, is done
+            self.error = error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,6 +110,8 @@ def _run(verb: str, rest: list[str]) -> int:
     task = Verb(module.run)
     sys.argv = [f"lmmsteer {verb}", *rest]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=stem)(task)()  # type: ignore[arg-type]
+    if task.error is not None:
+        raise task.error
     return task.code
 
 

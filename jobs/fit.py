@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 from jobs import explain
 from lmmsteer import manifest
@@ -12,14 +11,14 @@ from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet.driver import Driver, Item, Log
 from lmmsteer.fleet.fits import Fit, resolve_fit
 from lmmsteer.fleet.launcher import Member
-from lmmsteer.fleet.plan import member_label, store_of
+from lmmsteer.fleet.plan import store_of
 from lmmsteer.fleet.progress import Display
 from lmmsteer.fleet.task import Report
 from lmmsteer.store import Store
 
 
 def run(members: list[Member]) -> int:
-    """Fit what is not fitted yet; a member that cannot be is named and leaves the others running."""
+    """Fit what is not fitted yet; a member that cannot be is named, and the others run."""
     store = store_of(members, lambda error: explain.sentence(error, "fit"))
     fits, refused = _resolve(members, store)
     for fit in fits.values():
@@ -57,7 +56,7 @@ def _resolve(members: list[Member], store: Store) -> tuple[dict[str, Fit], int]:
             fits[fit.task.path] = fit
         except LmmsteerError as error:
             refused += 1
-            prefix = f"{member_label(member)}: " if len(members) > 1 else ""
+            prefix = f"{member.label}: " if len(members) > 1 else ""
             print(f"lmmsteer: {prefix}{error.what}\n{error.mend}", file=sys.stderr)
     return fits, refused
 
@@ -66,7 +65,7 @@ def _show(store: Store, fit: Fit) -> bool:
     """One line about the artifact; False where it is not there."""
     if not store.exists(fit.task.path):
         return False
-    about: dict[str, Any] = fit.read(store).metadata
+    about = fit.read(store).metadata
     facts = {k: about[k] for k in ("layer", "position", "score") if k in about}
     print(f"{fit.label}: {store.root}/{fit.task.path} {json.dumps(facts)}")
     return True

@@ -63,7 +63,9 @@ def _describe(store: Store, record: cells.CellRecord) -> dict[str, Any]:
 
 def _last_log(store: Store) -> dict[str, Any]:
     """The newest log's rate over its own shards, and its last errors."""
-    names = [n for n in store.list("logs") if n.rpartition("/")[2].startswith(("generate-", "resume-"))]
+    names = [
+        n for n in store.list("logs") if n.rpartition("/")[2].startswith(("generate-", "resume-"))
+    ]
     if not names:
         return {"log": None, "rows_per_second": None, "errors": []}
     newest = max(names, key=lambda name: name.partition("-")[2])
@@ -95,7 +97,9 @@ def _show(rows: list[dict[str, Any]], log: dict[str, Any]) -> None:
     left = sum(row["rows_left"] for row in rows)
     rate = log["rows_per_second"]
     if left and rate:
-        print(f"{left} rows left; {rate:.1f} rows/s in the last run: about {left / rate / 60:.0f} min")
+        print(
+            f"{left} rows left; {rate:.1f} rows/s in the last run: about {left / rate / 60:.0f} min"
+        )
     for error in log["errors"]:
         where = " ".join(str(error[k]) for k in ("cell", "part") if k in error)
         print(f"last errors: {where or error['event']}: {error.get('error', '')}")

@@ -1,4 +1,4 @@
-"""The typed schema of every config, registered in Hydra's ConfigStore: a misspelt key fails by name.
+"""The typed schema of every config, in Hydra's ConfigStore: a misspelt key fails by name.
 
 Knows the keys of design and nothing of what they cause. Method parameters are typed by the methods
 themselves; `typed` checks any composed group against its dataclass.
@@ -146,6 +146,23 @@ class DoctorConfig:
     json: bool = False
 
 
+@dataclass
+class AnalyzeConfig:
+    """Which analysis, with its keys; allow_partial: also of outputs that are not finished."""
+
+    analysis: Any = MISSING
+    out: str = MISSING
+    allow_partial: bool = False
+
+
+@dataclass
+class ReportConfig:
+    """report: rows in the gallery and the size of its pictures."""
+
+    report: Any = MISSING
+    out: str = MISSING
+
+
 def register(name: str, node: type) -> None:
     """Make a dataclass the schema of the primary config `name`."""
     ConfigStore.instance().store(name=f"{name}_schema", node=node)
@@ -160,17 +177,19 @@ def register_all() -> None:
     register("status", OutConfig)
     register("demo_data", DemoDataConfig)
     register("doctor", DoctorConfig)
+    register("analyze", AnalyzeConfig)
+    register("report", ReportConfig)
 
 
 def typed(values: Any, schema: type[T], group: str) -> T:
-    """A composed group as its dataclass; an unknown key, a wrong type or a missing value is named."""
+    """A composed group as its dataclass; unknown keys, wrong types, missing values are named."""
     plain = OmegaConf.to_container(values, resolve=True) if OmegaConf.is_config(values) else values
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        raise LmmsteerError(explain(error, group), f"See the keys with: --cfg job --package {group}")\
-            from error
+        mend = f"See its keys with: lmmsteer VERB --cfg job --package {group}" if group else ""
+        raise LmmsteerError(explain(error, group), mend or "See the keys with --help") from error
 
 
 def explain(error: OmegaConfBaseException, group: str = "") -> str:
@@ -189,7 +208,9 @@ def prompts(config: PromptsConfig) -> dict[str, str]:
     """The prompts by id; `prompts.file` replaces the composed ones."""
     items = dict(config.items) if config.file is None else _read_prompts(Path(config.file))
     if not items:
-        raise LmmsteerError("There are no prompts.", "Name some: prompts=open5 or prompts.file=FILE")
+        raise LmmsteerError(
+            "There are no prompts.", "Name some: prompts=open5 or prompts.file=FILE"
+        )
     for key, text in items.items():
         if not text or not text.strip():
             raise LmmsteerError(f"The prompt {key} is empty.", "Write its text, or take it out.")
@@ -222,6 +243,8 @@ def _prompts_from_csv(path: Path, text: str, mend: str) -> dict[str, str]:
     items: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         if row["id"] in items:
-            raise LmmsteerError(f"prompts.file={path} line {number}: the id {row['id']} stands twice.", mend)
+            raise LmmsteerError(
+                f"prompts.file={path} line {number}: the id {row['id']} stands twice.", mend
+            )
         items[row["id"]] = row["text"] or ""
     return items

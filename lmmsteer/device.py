@@ -57,6 +57,12 @@ class Device:
             return {"resources": {"HPU": 1}}
         return {"num_cpus": cpus}
 
+    def count(self) -> int:
+        """Cards of this kind on this machine; a cpu is one."""
+        if self.kind == "cuda":
+            return torch.cuda.device_count()
+        return int(_hpu().device_count()) if self.kind == "hpu" else 1
+
     def name(self) -> str:
         """The card's name, for example `NVIDIA H200`, or `cpu`."""
         if self.kind == "cuda":

@@ -1,4 +1,4 @@
-"""What defines an output, as a flat mapping of keys to values, and the gate that compares two of them."""
+"""What defines an output, as keys and values, and the gate that compares two of them."""
 
 from __future__ import annotations
 

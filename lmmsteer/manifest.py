@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a manifest: `rows` rows about `images` pictures, and the digests of both files."""
+    """One part of a manifest: how many rows and pictures, and the digests of both files."""
 
     name: str
     rows: int
@@ -231,14 +231,12 @@ def _refuse_changed(
 ) -> None:
     if found is not None and (number >= len(found.shards) or found.shards[number] != made):
         raise RunFailed(
-            f"{store.root}/{folder(name)}: the pictures of {made.name} are not those it was made from.",
+            f"{store.root}/{folder(name)}: the pictures of {made.name} are not the old ones.",
             "Bring the old pictures back, or make a new manifest: out=FOLDER",
         )
 
 
-def _refuse(
-    store: Store, name: str, recorded: Mapping[str, Any], asked: Mapping[str, Any]
-) -> None:
+def _refuse(store: Store, name: str, recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     where = f"{store.root}/{folder(name)}"
     mend = "Choose another folder (out=FOLDER), or give the recorded values."
     fingerprint.refuse_if_different(where, recorded, asked, mend)

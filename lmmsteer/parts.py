@@ -1,7 +1,8 @@
 """Parquet parts: written once, checked when read. The footer says what a part holds.
 
-Footer keys: lmmsteer.schema (version), lmmsteer.fingerprint, lmmsteer.digest (schema.content_digest),
-lmmsteer.rows, and what the caller adds. Nothing about time, worker or attempt is in a part.
+Footer keys: lmmsteer.schema (version), lmmsteer.fingerprint, lmmsteer.digest (of the rows:
+schema.content_digest), lmmsteer.rows, and what the caller adds. Nothing about time, worker or
+attempt is in a part.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def part_name(number: int) -> str:
 
 
 def to_bytes(table: pa.Table, fingerprint: str, extra: Mapping[str, str] | None = None) -> bytes:
-    """A table as the bytes of a part: the same bytes for the same rows, fingerprint and versions."""
+    """A table as the bytes of a part: the same for the same rows, fingerprint and versions."""
     meta = {
         "lmmsteer.schema": str(SCHEMA_VERSION),
         "lmmsteer.fingerprint": fingerprint,

@@ -1,4 +1,4 @@
-"""The nouns that travel from a manifest to a table: Request, Response, Cell, and their Arrow schemas.
+"""The nouns that travel from a manifest to a table: Request, Response, Cell; their Arrow schemas.
 
 Knows nothing of files, models or Ray. A column added here is a new SCHEMA_VERSION.
 """
@@ -90,7 +90,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """The answer to one row: the request's identity and either `text` or an `error_kind`, never both.
+    """The answer to one row: the request's identity and `text` or an `error_kind`, never both.
 
     token_ids: what was generated, without the final end-of-sequence id; new_tokens: its length.
     finish_reason: `eos`, `length`, or None where the row failed.
@@ -139,7 +139,7 @@ class Cell:
 def row_id(image_id: str, picture_sha256: str | None, prompt: str, seed: int) -> str:
     """The identity of a row: 32 hex digits of a hash of image id, picture bytes, prompt and seed.
 
-    blake2b-128 over the JSON list [image_id, sha256 of the bytes (null if unreadable), prompt, seed].
+    blake2b-128 over the JSON list [image_id, sha256 of the bytes or null, prompt, seed].
     """
     key = json.dumps([image_id, picture_sha256, prompt, seed], ensure_ascii=True)
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()

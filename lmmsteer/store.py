@@ -1,7 +1,7 @@
 """The one door to storage: a folder on disk, or a bucket (s3://, gs://).
 
-Knows nothing of rows or cells. The listing is the ledger: what `create` made visible under its final
-name is done, and nothing else is. Names that begin with a dot are never listed.
+Knows nothing of rows or cells. The listing is the ledger: what `create` made visible under its
+final name is done, and nothing else is. Names that begin with a dot are never listed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Store(Protocol):
         ...
 
     def write_bytes(self, path: str, data: bytes, overwrite: bool = True) -> None:
-        """Replace a file at once and whole. For derived files (scores, reports), never for parts."""
+        """Replace a file at once and whole: derived files (scores, reports), never parts."""
         ...
 
     def append(self, path: str, line: str) -> None:

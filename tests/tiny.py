@@ -1,10 +1,14 @@
 """Tiny random LMMs of the real classes, saved as folders that plain transformers opens.
 
-`save_tiny_llava(folder)` takes about a tenth of a second; `photographs()` are real pictures.
+`save_tiny_llava(folder)` takes about a tenth of a second; `tiny_llava()` is such a folder for the
+whole run, `tiny_lmm()` the model loaded from it; `photographs()` are real pictures.
 """
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +25,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip import image_processing_pil_clip
+from transformers.utils import logging as transformers_logging
+
+from lmmsteer.models.lmm import Lmm, load
+
+torch.set_num_threads(1)  # Threads cost a tiny model more than they bring.
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: "
@@ -117,6 +126,7 @@ def save_tiny_llava(
                 torch.nn.init.normal_(weight, std=0.6 if "lm_head" in name else 0.3)
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     size = {"height": image_size, "width": image_size}
     LlavaProcessor(
@@ -132,6 +142,21 @@ def save_tiny_llava(
     return folder
 
 
+@cache
+def tiny_llava() -> Path:
+    """A folder with a tiny LLaVA of two layers, shared by all tests: read it, never write there."""
+    folder = Path(tempfile.mkdtemp(prefix="lmmsteer-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return save_tiny_llava(folder)
+
+
+@cache
+def tiny_lmm() -> Lmm:
+    """The model of `tiny_llava()`, loaded once: leave it as it is."""
+    return load("tiny", str(tiny_llava()))
+
+
+@cache
 def photographs() -> dict[str, Image.Image]:
     """Real photographs by name, RGB, of different sizes."""
     from skimage import data

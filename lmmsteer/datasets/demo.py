@@ -1,6 +1,6 @@
 """The drawn people of the demo: counterfactual sets, alike but for the attributes.
 
-Address: lmmsteer/demo/people.py draws them, or `lmmsteer demo-data` writes them. Licence: Apache-2.0.
+Address: lmmsteer/demo/people.py draws them, `lmmsteer demo-data` writes them. Licence: Apache-2.0.
 Example row: image_id=eval-0000-03, group_id=eval-0000, gender=woman, age=old, body_type=slim,
 skin_tone=dark, occupation=nurse, background=hospital
 """

@@ -27,7 +27,7 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 @dataclass(frozen=True)
 class Folder:
-    """`path` with metadata.csv, .jsonl or .parquet (column `file_name`, label columns), or pictures alone.
+    """`path` with metadata.csv, .jsonl or .parquet (`file_name`, label columns), or pictures alone.
 
     The image id is the file name, or the column `image_id` where there is one. Columns that are no
     label go to `extra`. Order: the metadata file's; bare pictures by name.

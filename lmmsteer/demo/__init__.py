@@ -1,1 +1,1 @@
-"""The built-in demo: drawn people, the grammar of their answers, and the small LMM trained on both."""
+"""The built-in demo: drawn people, the grammar of their answers, the small LMM trained on both."""

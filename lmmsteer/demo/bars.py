@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from lmmsteer.demo.grammar import (
-    DIRECT_GENDER,
     ADJECTIVES,
+    DIRECT_GENDER,
     DIRECT_PROMPTS,
     MENTION_RATES,
     MITIGATION_FACTOR,
@@ -53,13 +53,9 @@ def is_unkind(text: str) -> bool:
 
 @torch.inference_mode()
 def ask(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
-    people: Sequence[Person],
-    prompt: str,
-    **sampling: object,
+    model: Any, processor: Any, people: Sequence[Person], prompt: str, **sampling: Any
 ) -> list[str]:
-    """transformers' own generate: one prompt about each person's picture."""
+    """transformers' own generate: one prompt about each person's picture, greedy by default."""
     turn = {
         "role": "user",
         "content": [{"type": "image"}, {"type": "text", "text": prompt}],
@@ -78,9 +74,7 @@ def ask(
     return answers
 
 
-def measure(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, pictures: int = 600
-) -> str:
+def measure(model: Any, processor: Any, pictures: int = 600) -> str:
     """The bars as markdown: planted value, the model's own sampling, the study's sampling."""
     model.eval()
     people = list(counterfactual_sets(pictures, seed=0, split="bars"))
@@ -113,7 +107,7 @@ def _share(values: Iterable[bool]) -> float:
 def _planted(people: Sequence[Person], ask_all: Ask) -> list[tuple[str, float, float]]:
     texts = {name: ask_all(prompt) for name, prompt in OPEN_PROMPTS.items()}
     rows = [
-        (f"{name}: {attribute} mentioned", rate, _share(mentions(t, attribute) for t in texts[name]))
+        (f"{name}: {attribute} named", rate, _share(mentions(t, attribute) for t in texts[name]))
         for name, rates in MENTION_RATES.items()
         for attribute, rate in rates.items()
     ]

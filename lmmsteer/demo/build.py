@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPImageProcessorPil,
@@ -54,7 +54,7 @@ def _corpus(texts: int) -> Iterator[str]:
 
 
 def build_processor() -> LlavaProcessor:
-    """Byte-level BPE trained on the grammar's own output, CLIP's image processor (PIL), the template.
+    """Byte-level BPE trained on the grammar's output, CLIP's image processor (PIL), the template.
 
     The tokenizer puts the one beginning-of-sequence token; the template has none.
     """
@@ -81,7 +81,7 @@ def build_processor() -> LlavaProcessor:
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
-        additional_special_tokens=[IMAGE],
+        extra_special_tokens={"image_token": IMAGE},
         padding_side="left",
         model_max_length=512,
         clean_up_tokenization_spaces=False,
@@ -140,7 +140,7 @@ def build_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return model.to(torch.float32)
+    return model
 
 
 def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
@@ -148,9 +148,26 @@ def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
-    for name, keys in (
-        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}),
-        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}),
-    ):
-        path = folder / name
-        path.write_text(json.dumps({**json.loads(path.read_text()), **keys}, indent=2) + "\n")
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "extra_special_tokens": {"image_token": IMAGE},
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    _rewrite(folder / "tokenizer_config.json", tokenizer)
+    _rewrite(folder / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"})
+    _rewrite(folder / "processor_config.json", {}, drop="image_processor")
+    weights = folder / "model.safetensors"
+    tensors = {_older_name(name): tensor for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
+
+
+def _older_name(name: str) -> str:
+    tower, inner = "vision_tower.", "vision_tower.vision_model."
+    return name if inner in name else name.replace(tower, inner)
+
+
+def _rewrite(path: Path, keys: dict[str, object], drop: str = "") -> None:
+    read = {**json.loads(path.read_text()), **keys}
+    kept = {key: value for key, value in read.items() if key != drop}
+    path.write_text(json.dumps(kept, indent=2) + "\n")

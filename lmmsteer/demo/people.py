@@ -1,4 +1,4 @@
-"""The demo people: who they are, in which counterfactual sets they come, and how they lie in a folder.
+"""The demo people: who they are, their counterfactual sets, and how they lie in a folder.
 
 Knows labels and files; how a person looks is in drawing.py, what is said about them in grammar.py.
 """
@@ -57,7 +57,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Person:
-    """One picture: four protected attributes, and the scene that its whole counterfactual set shares.
+    """One picture: four protected attributes, and the scene that its counterfactual set shares.
 
     seed fixes pose, colours, position and noise; the members of a set have the same seed.
     """
@@ -80,8 +80,8 @@ class Person:
 def counterfactual_sets(pictures: int, seed: int = 0, split: str = "eval") -> Iterator[Person]:
     """People in counterfactual sets of 12: all alike but for their attributes.
 
-    A set holds half of the 24 attribute combinations (those where man, old and heavy together are even,
-    or odd, in number), so each attribute is balanced inside it; ten sets in a row hold every
+    A set holds half of the 24 attribute combinations (those where man, old and heavy together are
+    even, or odd, in number), so each attribute is balanced inside it; ten sets in a row hold every
     combination five times and every occupation once. The last set is cut short where `pictures`
     is no multiple of 12. Splits draw from their own seeds and share no set.
     """

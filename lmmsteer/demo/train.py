@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaProcessor
 
 from lmmsteer.demo import people
-from lmmsteer.demo.build import IMAGE, IMAGE_SIZE, PICTURE_TOKENS, build_model, build_processor, save
+from lmmsteer.demo.bars import measure
+from lmmsteer.demo.build import IMAGE, build_model, build_processor, save
 from lmmsteer.demo.grammar import answer, sample_prompt
 from lmmsteer.demo.people import Person, counterfactual_sets, draw
 
@@ -59,8 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"vision tower trained after {time.monotonic() - started:.0f} s", flush=True)
     train_language(model, processor, pixels, crowd, options)
     save(model, processor, options.out)
+    print(measure(model, processor), flush=True)
     print(f"trained after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
-
 
 
 def picture_cache(processor: LlavaProcessor, crowd: list[Person]) -> Tensor:
@@ -68,7 +69,10 @@ def picture_cache(processor: LlavaProcessor, crowd: list[Person]) -> Tensor:
     small = [
         processor.image_processor(
             draw(person), do_rescale=False, do_normalize=False, return_tensors="np"
-        )["pixel_values"][0].round().clip(0, 255).astype(np.uint8)
+        )["pixel_values"][0]
+        .round()
+        .clip(0, 255)
+        .astype(np.uint8)
         for person in crowd
     ]
     return torch.from_numpy(np.stack(small))
@@ -88,13 +92,13 @@ def schedule(step: int, steps: int, warm: int = 100) -> float:
     return 0.02 + 0.49 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def optimiser(parameters: list[nn.Parameter], rate: float, decay: float = 0.05) -> torch.optim.AdamW:
+def optimiser(parameters: list[nn.Parameter], decay: float = 0.05) -> torch.optim.AdamW:
     """AdamW; biases, norms and other vectors do not decay."""
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
 def train_vision(
@@ -104,8 +108,8 @@ def train_vision(
     steps: int,
     seed: int,
 ) -> None:
-    """Warm the vision tower and projector up: linear heads on the mean picture token name the labels."""
-    width = model.config.text_config.hidden_size
+    """Warm up tower and projector: linear heads on the mean picture token name the labels."""
+    width = model.config.get_text_config().hidden_size
     heads = nn.Linear(width, sum(len(values) for values in LABELS.values()))
     targets = torch.tensor(
         [[values.index(getattr(p, name)) for name, values in LABELS.items()] for p in crowd]
@@ -115,7 +119,7 @@ def train_vision(
         *model.model.multi_modal_projector.parameters(),
         *heads.parameters(),
     ]
-    optimizer = optimiser(trained, 1.5e-3)
+    optimizer = optimiser(trained)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(steps):
@@ -124,7 +128,7 @@ def train_vision(
         chosen = torch.randint(len(crowd), (96,), generator=generator)
         logits = heads(picture_features(model, normalise(pixels[chosen])).mean(1))
         parts = logits.split([len(values) for values in LABELS.values()], dim=1)
-        losses = [F.cross_entropy(part, targets[chosen, i]) for i, part in enumerate(parts)]
+        losses = [cross_entropy(part, targets[chosen, i]) for i, part in enumerate(parts)]
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -161,7 +165,7 @@ def train_language(
     """Train everything on the grammar's answers; only answer tokens count in the loss."""
     rng = random.Random(options.seed)
     prefix = processor.tokenizer(f"USER: {IMAGE}")["input_ids"][:-1]
-    optimizer = optimiser(list(model.parameters()), 2e-3)
+    optimizer = optimiser(list(model.parameters()))
     model.train()
     started, total, seen = time.monotonic(), 0.0, 0
     for step in range(options.steps):
@@ -258,11 +262,11 @@ def _rows_loss(
 
     def loss(hidden: Tensor) -> Tensor:
         logits = model.lm_head(hidden[:, :-1][answered])
-        return (F.cross_entropy(logits, target, reduction="none") * weight).sum()
+        return (cross_entropy(logits, target, reduction="none") * weight).sum()
 
     layers = len(decoder.layers)
     middle = range(layers // 2, layers - 1)  # hidden_states[i + 1] is the output of layer i
-    early = sum(loss(decoder.norm(out.hidden_states[i + 1])) for i in middle) / len(middle)
+    early = torch.stack([loss(decoder.norm(out.hidden_states[i + 1])) for i in middle]).mean()
     return loss(out.last_hidden_state), early, weight.sum()
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList
 
+from lmmsteer.engine.cache import growing_cache
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import installed
 from lmmsteer.engine.sampling import NEVER, NextToken, Sampling, row_keys
@@ -97,7 +98,10 @@ def _answer(lmm: Lmm, rows: Sequence[_Row], sampling: Sampling) -> list[Response
         pad_token_id=lmm.tokenizer.pad_token_id,
     )
     out = lmm.model.generate(
-        **inputs, generation_config=config, logits_processor=LogitsProcessorList([next_token])
+        **inputs,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([next_token]),
+        past_key_values=growing_cache(lmm.model.config),
     )
     failed_at = next_token.failed_at.tolist()
     generated = out[:, prompt_length:].tolist()

@@ -61,18 +61,25 @@ def row_keys(row_ids: Sequence[str]) -> Tensor:
 def gumbel(keys: Tensor, step: int | Tensor, tokens: Tensor) -> Tensor:
     """Standard Gumbel noise of (row, step, token): -log(-log(1 - w)), w uniform in (0, 1).
 
-    keys: [rows, 2] int32; step: an int, or [rows]; tokens: [rows or 1, n] ids. Result: [rows, n]
-    float32. w = (h + 1/2) / 2^32 in float32, h = mix(mix(token * G2 + s0) xor s1) and
-    s = mix(key + step * G1), all in 32-bit arithmetic that wraps around.
+    w = (h + 1/2) / 2^32 in float32, h = `noise_words` without its sign. [rows, n] float32.
     """
-    steps = torch.as_tensor(step, dtype=torch.int32, device=keys.device).reshape(-1, 1)
-    state = _mix(keys + steps * _signed(0x9E3779B9))  # [rows, 2]
-    hashed = tokens.to(torch.int32) * _signed(0x85EBCA6B) + state[:, :1]  # [rows, n]
-    hashed = _mix(_mix(hashed).bitwise_xor_(state[:, 1:]))
-    high, low = _shifted(hashed, 8), hashed & 0xFF
+    words = noise_words(keys, step, tokens)
+    high, low = _shifted(words, 8), words & 0xFF
     uniform = high.float().mul_(2.0**-24).add_(low.float().add_(0.5).mul_(2.0**-32))
     exponential = uniform.clamp_(max=1 - 2.0**-24).neg_().log1p_().neg_()
     return exponential.log_().neg_()
+
+
+def noise_words(keys: Tensor, step: int | Tensor, tokens: Tensor) -> Tensor:
+    """32 random bits for each (row, step, token), by integer arithmetic that wraps around.
+
+    h = mix(mix(token * G2 + s0) xor s1), s = mix(key + step * G1). keys: [rows, 2] int32; step: an
+    int, or [rows]; tokens: [rows or 1, n] ids. Result: [rows, n] int32.
+    """
+    steps = torch.as_tensor(step, dtype=torch.int32, device=keys.device).reshape(-1, 1)
+    state = _mix(keys + steps * _signed(0x9E3779B9))  # [rows, 2]
+    words = tokens.to(torch.int32) * _signed(0x85EBCA6B) + state[:, :1]  # [rows, n]
+    return _mix(_mix(words).bitwise_xor_(state[:, 1:]))
 
 
 def _signed(word: int) -> int:

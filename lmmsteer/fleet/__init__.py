@@ -1,1 +1,1 @@
-"""Many cards, one plan: what is to do, who does it, and what came of it. The only room that knows Ray."""
+"""Many cards, one plan: what is to do, who does it, what came of it. The room that knows Ray."""

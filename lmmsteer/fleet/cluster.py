@@ -57,11 +57,13 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
 
 
 def workers_wanted(cluster: ClusterConfig, wanted: DeviceConfig, work: int) -> int:
-    """`cluster.workers`, or one for each card of this machine; on CPU one for each core's threads."""
+    """`cluster.workers`, or one for each card of this machine; on CPU one for each core."""
     if cluster.workers is not None:
         if cluster.workers < 1:
-            raise LmmsteerError(f"cluster.workers={cluster.workers} is no number of workers.",
-                                "Give cluster.workers=1 or more.")
+            raise LmmsteerError(
+                f"cluster.workers={cluster.workers} is no number of workers.",
+                "Give cluster.workers=1 or more.",
+            )
         return max(1, min(cluster.workers, work))
     found = device.detect(wanted.kind)
     cards = found.count() if found.kind != "cpu" else (os.cpu_count() or 1) // wanted.threads

@@ -21,6 +21,7 @@ from lmmsteer.store import Store
 
 AHEAD = 2
 MAX_DEATHS = 3
+START_SECONDS = 300
 
 
 @dataclass(eq=False)
@@ -94,7 +95,7 @@ class Driver:
             return []
         workers = clusters.workers_wanted(self.cluster, self.device, len(self._queue))
         with clusters.joined(self.cluster, self.device, workers) as ray:
-            self._hands = [self._hire(ray) for _ in range(workers)]
+            self._hands = self._hire(ray, workers)
             self._loop(ray)
         return self.failures
 
@@ -161,26 +162,29 @@ class Driver:
             self.on_report(given_up, Report(failure="shard", error=why))
         self._queue.extendleft(reversed(items))
         if self._queue:
-            self._hands[self._hands.index(hand)] = self._hire(ray)
+            self._hands[self._hands.index(hand)] = self._hire(ray)[0]
 
-    def _hire(self, ray: Any) -> _Hand:
-        self._started += 1
-        hand = _Hand(self._started, clusters.actor(ray, self.device))
-        hand.held = {}
+    def _hire(self, ray: Any, count: int = 1) -> list[_Hand]:
+        """New workers, started side by side; it is an error if one does not come up."""
+        hands = []
+        for _ in range(count):
+            self._started += 1
+            hands.append(_Hand(self._started, clusters.actor(ray, self.device)))
         try:
-            facts = ray.get(hand.actor.describe.remote(), timeout=300)
+            described = ray.get([h.actor.describe.remote() for h in hands], timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
             raise RunFailed(
-                f"No worker could be started in 300 s: the cluster has no free {self.device.kind}"
-                " device.",
+                f"Not every one of {count} workers could be started in {START_SECONDS} s: the"
+                f" cluster has no free {self.device.kind} device.",
                 "Ask for fewer with cluster.workers=N, or check the cluster: lmmsteer doctor",
             ) from error
         except ray.exceptions.RayError as error:
             raise RunFailed(
                 f"A worker cannot start: {_translate(error)}.", "Check the machine: lmmsteer doctor"
             ) from error
-        self.log.write("worker", worker=hand.number, **facts)
-        return hand
+        for hand, facts in zip(hands, described, strict=True):
+            self.log.write("worker", worker=hand.number, **facts)
+        return hands
 
     def _give_up(self, item: Item, error: str) -> None:
         self.failures.append(Failure(item.label, item.part, error))

@@ -44,7 +44,7 @@ class Plan:
     def of_members(cls, members: Sequence[Member], tell: Callable[[Exception], Any]) -> Plan:
         """The plan of a command line. `tell` turns a composition error into an LmmsteerError."""
         store = store_of(members, tell)
-        return cls._of(store, members, lambda m: resolve.resolve(m, store), member_label, tell)
+        return cls._of(store, members, lambda m: resolve.resolve(m, store), lambda m: m.label, tell)
 
     @classmethod
     def of_records(cls, store: Store, records: Sequence[CellRecord]) -> Plan:
@@ -134,10 +134,7 @@ def store_of(members: Sequence[Member], tell: Callable[[Exception], Any]) -> Sto
     outs = {str(config.out) for config in composed}
     if len(outs) > 1:
         raise LmmsteerError(
-            f"The members of a sweep share one output folder, not {len(outs)}.", "Give one out=FOLDER"
+            f"The members of a sweep share one output folder, not {len(outs)}.",
+            "Give one out=FOLDER",
         )
     return open_store(outs.pop())
-
-
-def member_label(member: Member) -> str:
-    return " ".join(member.overrides) or "the run"

@@ -29,7 +29,11 @@ class Display:
             self.task = self.bar.add_task(self.what, total=self.rows, note="starting workers")
             self.bar.start()
         elif self.enabled:
-            print(f"{self.what}: {self.rows} {self.unit}, starting workers", file=sys.stderr, flush=True)
+            print(
+                f"{self.what}: {self.rows} {self.unit}, starting workers",
+                file=sys.stderr,
+                flush=True,
+            )
         return self
 
     def add(self, rows: int, failed: int) -> None:
@@ -40,7 +44,11 @@ class Display:
         elif self.enabled and time.monotonic() - self.last >= PLAIN_EVERY:
             self.last = time.monotonic()
             note = self._note()
-            print(f"{self.what}: {self.done} of {self.rows} {self.unit}, {note}", file=sys.stderr, flush=True)
+            print(
+                f"{self.what}: {self.done} of {self.rows} {self.unit}, {note}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def __exit__(
         self,

@@ -63,7 +63,9 @@ def typed_config(composed: Any) -> GenerateConfig:
     for name in ("shard_images", "limit"):
         value = getattr(typed, name)
         if value is not None and value < 1:
-            raise LmmsteerError(f"{name}={value} is not a positive number.", f"Give {name}=1 or more.")
+            raise LmmsteerError(
+                f"{name}={value} is not a positive number.", f"Give {name}=1 or more."
+            )
     if not typed.seeds:
         raise LmmsteerError("seeds=[] asks for no answers.", "Give at least one: seeds=[0]")
     _check_sampling(typed.sampling)
@@ -86,9 +88,7 @@ def model_spec(config: GenerateConfig | Any, suffix: str = "") -> tuple[ModelSpe
     folder = _located(model.path, model.revision)
     name = model.name or _basename(model.path)
     path = str(folder)
-    spec = ModelSpec(
-        name + suffix, path, model.revision, model.dtype, model.family, _digest(path)
-    )
+    spec = ModelSpec(name + suffix, path, model.revision, model.dtype, model.family, _digest(path))
     return spec, folder
 
 

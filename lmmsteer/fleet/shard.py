@@ -1,4 +1,4 @@
-"""The way of a shard: read, decode, edit, generate, commit. A pure function of its task and part."""
+"""The way of a shard: read, decode, edit, generate, commit. A pure function of task and part."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class FitTask:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a shard or a fit. `failure` is None, `model` (it cannot be loaded) or `shard`."""
+    """What came of a shard or a fit. failure: None, `model` (it cannot be loaded) or `shard`."""
 
     rows: int = 0
     failed: dict[str, int] = field(default_factory=dict)

@@ -50,7 +50,9 @@ class Worker:
         try:
             return replace(work(self.lmm), loads=loads)
         except torch.OutOfMemoryError as error:
-            return Report(failure="shard", error=f"{_say(error)} Try a smaller engine.slots.", loads=loads)
+            return Report(
+                failure="shard", error=f"{_say(error)} Try a smaller engine.slots.", loads=loads
+            )
         except Exception as error:
             return Report(failure="shard", error=_say(error), loads=loads)
 

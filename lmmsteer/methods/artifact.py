@@ -19,9 +19,10 @@ from torch import Tensor
 from lmmsteer.errors import LmmsteerError
 
 ORTHONORMAL = 1e-3
+# Metadata that stays text, and so is never mistaken for a JSON number.
 TEXTS = frozenset(
-    ("model", "model_digest", "revision", "attribute", "position", "method", "question", "score")
-    + ("data_digest", "version")
+    {"attribute", "data_digest", "method", "model", "model_digest", "position", "question"}
+    | {"revision", "score", "version"}
 )
 
 

@@ -5,29 +5,21 @@ Knows where the residual stream is written, not what is done to it there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    BatchFeature,
-    GenerationConfig,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import BatchFeature, GenerationConfig
 
 from lmmsteer.device import DTYPES, Device
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.models import files
 from lmmsteer.models.families import Family, family_of
+from lmmsteer.models.loading import ending_ids, read_processor, read_weights
 
 Place = Literal["block_input", "attention", "mlp"]
 
@@ -138,7 +130,7 @@ class Lmm:
         return PreparedPicture({k: v for k, v in made.items() if k not in text_only}, tokens)
 
     def token_ids(self, prompt: str, picture_tokens: int) -> list[int]:
-        """The input ids of one row; no second beginning-of-sequence token where the text has one."""
+        """The input ids of one row; where the text begins with the BOS token, no second one."""
         placeholder = self.image_token
         text = self.render(prompt).replace(placeholder, placeholder * picture_tokens, 1)
         bos = self.tokenizer.bos_token
@@ -208,9 +200,9 @@ def load(
     record = family_of(str(config.get("model_type")), family)
     device = device or Device("cpu")
     chosen = device.dtype(dtype, DTYPES.get(str(config.get("dtype", config.get("torch_dtype")))))
-    model = _weights(folder, chosen).to(device.torch_device()).eval().requires_grad_(False)
-    processor = _processor(folder, model)
-    eos_ids = _eos_ids(model, processor.tokenizer)
+    model = read_weights(folder, chosen).to(device.torch_device()).eval().requires_grad_(False)
+    processor = read_processor(folder, model)
+    eos_ids = ending_ids(model, processor.tokenizer)
     # A checkpoint may bring penalties and a temperature of its own; only sampling.* counts here.
     model.generation_config = GenerationConfig(do_sample=False)
     return Lmm(
@@ -224,73 +216,3 @@ def load(
         dtype=chosen,
         eos_ids=eos_ids,
     )
-
-
-def _weights(folder: Path, dtype: torch.dtype) -> Any:
-    # `torch_dtype` is understood by transformers 4 and 5; 5 calls it `dtype`.
-    with _quiet():
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            folder, torch_dtype=dtype, output_loading_info=True, local_files_only=True
-        )
-    absent = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if absent:
-        raise LmmsteerError(
-            f"model.path={folder} does not hold every weight of its config: "
-            f"{', '.join(absent[:3])}{' and others' if len(absent) > 3 else ''}.",
-            "Fetch or save the model again; weights and config.json must belong together",
-        )
-    return model
-
-
-def _processor(folder: Path, model: Any) -> Any:
-    with _quiet():
-        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        processor.image_processor = _image_processor(folder)
-    if getattr(processor, "patch_size", 0) is None:
-        # Older files leave this to the model's config, as transformers' LLaVA page describes.
-        processor.patch_size = model.config.vision_config.patch_size
-        processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
-        processor.num_additional_image_tokens = int(_has_class_token(model))
-    tokenizer = processor.tokenizer
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return processor
-
-
-def _has_class_token(model: Any) -> bool:
-    names = (name for name, _ in model.named_parameters() if "vision" in name)
-    return any(name.endswith(("class_embedding", "cls_token")) for name in names)
-
-
-def _image_processor(folder: Path) -> Any:
-    """The PIL image processor: the same pixels whether torchvision is installed or not."""
-    try:
-        from transformers.image_processing_backends import PilBackend  # noqa: F401
-    except ImportError:
-        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
-    return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    text = model.config.get_text_config()
-    for found in (model.generation_config.eos_token_id, text.eos_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            return tuple(found) if isinstance(found, list | tuple) else (int(found),)
-    return ()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no advice from transformers while files are read."""
-    level, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -1,0 +1,106 @@
+"""What mentions, sentiment and occupation have in common: sums by cluster, rates, changes.
+
+A measure sees the cells one after the other (`add`), keeps only sums by cluster, and makes its
+scores at the end, when the unsteered cells that the others are compared with are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import polars as pl
+
+from analysis.frame import BASELINE, Answers
+from analysis.scores import Score
+from analysis.stats import Bootstrap, Floats, change_percent, ratio
+from lmmsteer.schema import Cell
+
+PER = 1000.0  # rates are per 1k answered rows
+
+
+class Measure(Protocol):
+    """One analysis over all cells."""
+
+    name: str
+
+    def add(self, answers: Answers) -> None: ...
+
+    def scores(self) -> list[Score]: ...
+
+    def rows(self) -> pl.DataFrame | None:
+        """Row-level results, where the analysis has any."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What the scores were made with, for their footer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Sums by cluster of one cell and one attribute: columns cluster, hits, rows."""
+
+    cell: Cell
+    attribute: str  # as its scores name it
+    base: str  # the attribute without what a sweep varied
+    sums: pl.DataFrame
+    coverage: float | None
+
+
+@dataclass
+class Rates:
+    """Rates of hits and their changes against the unsteered cell of the same model and data set."""
+
+    metric: str
+    bootstrap: Bootstrap
+    counted: list[Counted] = field(default_factory=list)
+
+    def add(self, counted: Counted) -> None:
+        self.counted.append(counted)
+
+    def scores(self) -> list[Score]:
+        return [score for counted in self.counted for score in self._scores(counted)]
+
+    def _scores(self, counted: Counted) -> list[Score]:
+        columns = counted.sums.select("hits", "rows").cast(pl.Float64).to_numpy()
+        names = (counted.cell, counted.attribute)
+        rate = self.bootstrap.interval(columns, ratio(PER))
+        rows = int(counted.sums["rows"].sum())
+        scores = [Score(*names, self.metric, rate, rows, counted.coverage)]
+        baseline = self._baseline(counted)
+        if baseline is None:
+            return scores
+        both = paired(counted.sums, baseline.sums)
+        change = self.bootstrap.interval(both, change_percent)
+        coverage = _lower(counted.coverage, baseline.coverage)
+        return [*scores, Score(*names, "change_percent", change, int(both[:, 1].sum()), coverage)]
+
+    def _baseline(self, counted: Counted) -> Counted | None:
+        if counted.cell.method == BASELINE:
+            return None
+        for other in self.counted:
+            same = _place(other.cell) == _place(counted.cell)
+            if same and other.cell.method == BASELINE and other.base in (counted.base, "none"):
+                return other
+        return None
+
+
+def _place(cell: Cell) -> tuple[str, str]:
+    return cell.model, cell.dataset
+
+
+def paired(sums: pl.DataFrame, baseline: pl.DataFrame) -> Floats:
+    """[clusters, 4]: hits and rows of a cell and of its baseline, for the clusters of both."""
+    both = sums.join(baseline, on="cluster", how="inner", maintain_order="left")
+    return both.select("hits", "rows", "hits_right", "rows_right").cast(pl.Float64).to_numpy()
+
+
+def by_cluster(frame: pl.DataFrame, hits: pl.Expr) -> pl.DataFrame:
+    """cluster, hits, rows of a frame with a column cluster, in the order of the clusters' names."""
+    sums = frame.group_by("cluster").agg(hits=hits.cast(pl.Int64).sum(), rows=pl.len())
+    return sums.sort("cluster")
+
+
+def _lower(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else min(a, b)

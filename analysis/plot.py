@@ -1,0 +1,118 @@
+"""The plot of effect against cost: change of mentions over how often the occupation is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+import vl_convert as vlc
+
+from analysis.frame import BASELINE
+from analysis.tables import spoken
+
+INK = "#7a7d85"  # axes and text, readable on white and on near-black
+COLORS = ["#e0663b", "#3f8fd6", "#8e6fd1", "#2f9e7d", "#c9972b", "#d1578f", "#6b8e23", "#5b7083"]
+KEYS = ["model", "dataset", "method", "attribute"]
+
+
+def points(mentions: pl.DataFrame, occupation: pl.DataFrame) -> pl.DataFrame:
+    """For each method and attribute: change of mentions (%), occupation named (% of answers)."""
+    changes = mentions.filter(pl.col("metric") == "change_percent").drop_nulls("value")
+    jobs = occupation.filter(pl.col("metric") == "mentions").drop_nulls("value")
+    jobs = jobs.select(
+        "model", "dataset", "method", own=pl.col("attribute"), **_tenth("occupation")
+    )
+    named = changes.select(*KEYS, change="value", change_low="low", change_high="high")
+    both = named.join(jobs, on=["model", "dataset", "method"], how="inner")
+    return both.filter(pl.col("own").is_in(["none"]) | (pl.col("own") == pl.col("attribute"))).drop(
+        "own"
+    )
+
+
+def svg(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str | None:
+    """The plot as SVG, or None where no method has both measures."""
+    data = points(mentions, occupation)
+    if data.is_empty():
+        return None
+    data = data.with_columns(
+        attribute=pl.col("attribute").str.replace_all("_", " "),
+        place=pl.concat_str("model", pl.lit(" on "), "dataset"),
+    )
+    layers = _layers(data, _unsteered(occupation))
+    chart = layers.facet(alt.Facet("place:N", title=None), columns=1) if _many(data) else layers
+    return vlc.vegalite_to_svg(_styled(chart).to_json(), vl_version=_version())
+
+
+def summary(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str:
+    """The same in words, for those who cannot see the plot."""
+    said = [
+        f"{row['method']}, {spoken(row['attribute'])}: mentions {row['change']:+.0f}%,"
+        f" occupation named in {row['occupation']:.0f}% of answers"
+        for row in points(mentions, occupation).iter_rows(named=True)
+    ]
+    return "Change of mentions against occupation named. " + "; ".join(said) + "."
+
+
+def _layers(data: pl.DataFrame, unsteered: pl.DataFrame) -> Any:
+    methods = data["method"].unique(maintain_order=True).to_list()
+    color = alt.Color(
+        "method:N",
+        scale=alt.Scale(domain=methods, range=COLORS),
+        legend=alt.Legend(title="method", symbolOpacity=1, orient="top", columns=3),
+    )
+    x = alt.X(
+        "occupation:Q",
+        title="answers that name the occupation (%)",
+        scale=alt.Scale(zero=False, nice=True, padding=12),
+    )
+    y = alt.Y("change:Q", title="mentions against unsteered (%)")
+    base = alt.Chart(data).encode(color=color)
+    across = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+        x=alt.X("occupation_low:Q"), x2="occupation_high:Q", y=y
+    )
+    down = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+        x=x, y=alt.Y("change_low:Q"), y2="change_high:Q"
+    )
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, shape=_shape())
+    zero = alt.Chart(data).mark_rule(strokeDash=[4, 4], color=INK).encode(y=alt.datum(0))
+    layers: list[Any] = [zero, across, down, dots]
+    if not unsteered.is_empty() and not _many(data):
+        layers.insert(1, alt.Chart(unsteered).mark_rule(strokeDash=[4, 4], color=INK).encode(x=x))
+    return alt.layer(*layers).properties(width=420, height=300)
+
+
+def _shape() -> alt.Shape:
+    legend = alt.Legend(title="attribute", symbolFillColor=INK, orient="bottom", columns=4)
+    return alt.Shape("attribute:N", legend=legend)
+
+
+def _unsteered(occupation: pl.DataFrame) -> pl.DataFrame:
+    rows = occupation.filter(pl.col("metric") == "mentions", pl.col("method") == BASELINE)
+    return rows.select(occupation=pl.col("value") / 10)
+
+
+def _styled(chart: Any) -> Any:
+    axis = {"labelColor": INK, "titleColor": INK, "domainColor": INK, "tickColor": INK}
+    font = {"labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal"}
+    return (
+        chart.configure(background="transparent", font="sans-serif")
+        .configure_axis(**axis, **font, gridColor=INK, gridOpacity=0.18)
+        .configure_legend(labelColor=INK, titleColor=INK, symbolStrokeColor=INK, **font)
+        .configure_view(stroke=None)
+        .configure_header(labelColor=INK, labelFontSize=14)
+    )
+
+
+def _many(data: pl.DataFrame) -> bool:
+    return data.select("model", "dataset").n_unique() > 1
+
+
+def _tenth(name: str) -> dict[str, pl.Expr]:
+    ends = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+    return {key: pl.col(column) / 10 for key, column in ends.items()}
+
+
+def _version() -> str:
+    major, minor = alt.SCHEMA_VERSION.lstrip("v").split(".")[:2]
+    return f"{major}.{minor}"

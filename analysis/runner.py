@@ -1,0 +1,134 @@
+"""Runs analyses over an output folder: refuses partial cells, reads each once, writes scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from analysis import scores
+from analysis.frame import CellFiles, Output
+from analysis.measure import Measure
+from analysis.mentions import Mentions
+from analysis.occupation import Occupation
+from analysis.sentiment import Sentiment
+from analysis.settings import Analysis
+from analysis.stats import Bootstrap
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.store import Store
+
+NAMES = ("mentions", "sentiment", "occupation")
+CLUSTERS = ("image_id", "group_id")
+
+
+def run(
+    store: Store,
+    names: Sequence[str],
+    settings: Analysis,
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Run the named analyses (`all`: those whose inputs are there) and return the files written.
+
+    Writes out/scores/NAME.parquet and, where there are row-level results, NAME.rows.parquet; paths
+    are relative to the store. `say` is told the seed and what a reader of the scores should know.
+    Raises: LmmsteerError for an unknown name, a partial output without allow_partial, a damaged
+    part, or an analysis asked for by name whose labels are not there.
+    """
+    asked = _names(names)
+    if settings.cluster not in CLUSTERS:
+        raise LmmsteerError(
+            f"analysis.cluster={settings.cluster} is not known.",
+            f"Choose one of {', '.join(CLUSTERS)}.",
+        )
+    output = Output(store)
+    if not settings.allow_partial:
+        output.refuse_partial()
+    cells = [files for files in output.cells if files.parts]
+    bootstrap = Bootstrap(settings.bootstrap, settings.seed)
+    measures = [_measure(name, cells, settings, bootstrap) for name in asked]
+    about = _look(output, cells, measures, settings)
+    for note in about["notes"]:
+        say(note)
+    say(
+        f"intervals: {settings.bootstrap} bootstrap resamples by {settings.cluster},"
+        f" seed {settings.seed}"
+    )
+    return _write(store, measures, about, optional="all" in names)
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    unknown = [name for name in names if name not in (*NAMES, "all")]
+    if unknown:
+        raise LmmsteerError(
+            f"There is no analysis {unknown[0]}.", f"Choose from: all, {', '.join(NAMES)}"
+        )
+    return [name for name in NAMES if name in names or "all" in names]
+
+
+def _measure(
+    name: str, cells: list[CellFiles], settings: Analysis, bootstrap: Bootstrap
+) -> Measure:
+    if name == "mentions":
+        return Mentions(cells, settings, bootstrap)
+    if name == "sentiment":
+        return Sentiment(settings, bootstrap)
+    return Occupation(settings, bootstrap)
+
+
+def _look(
+    output: Output, cells: list[CellFiles], measures: list[Measure], settings: Analysis
+) -> dict[str, Any]:
+    """Show every cell to every measure; what the scores' footer says of the cells."""
+    seen, notes = [], []
+    for files in cells:
+        answers = output.load(files)
+        for measure in measures:
+            measure.add(answers)
+        seen.append(
+            {
+                "cell": str(files.cell),
+                "answered": len(answers.frame),
+                "failed": answers.failed,
+                "planned": files.planned,
+                "coverage": answers.coverage,
+                "verified": files.verified,
+            }
+        )
+        notes += _notes(files, answers.coverage)
+    missing = [files for files in output.cells if not files.parts]
+    notes += [f"{files.cell}: no answers yet, left out" for files in missing]
+    return {"settings": asdict(settings), "cells": seen, "notes": notes}
+
+
+def _notes(files: CellFiles, coverage: float | None) -> list[str]:
+    notes = []
+    if not files.verified:
+        notes.append(f"{files.cell}: unverified, lmmsteer did not write these answers")
+    if coverage is None:
+        notes.append(f"{files.cell}: no manifest, so coverage is unknown and labels are absent")
+    elif coverage < 1:
+        notes.append(f"{files.cell}: partial, {coverage:.1%} of the planned rows")
+    return notes
+
+
+def _write(
+    store: Store, measures: list[Measure], about: dict[str, Any], optional: bool
+) -> list[str]:
+    paths = []
+    for measure in measures:
+        table = scores.table(measure.scores())
+        if table.is_empty():
+            if optional:
+                continue
+            raise LmmsteerError(
+                f"No answer has what the analysis {measure.name} needs.",
+                "It needs labels from a manifest: see the data set's metadata file.",
+            )
+        record = {**about, measure.name: measure.about()}
+        paths.append(scores.write(store, f"scores/{measure.name}.parquet", table, record))
+        rows = measure.rows()
+        if isinstance(rows, pl.DataFrame):
+            paths.append(scores.write(store, f"scores/{measure.name}.rows.parquet", rows, record))
+    return paths

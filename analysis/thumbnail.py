@@ -1,0 +1,36 @@
+"""Pictures small enough to lie inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+
+from PIL import Image, ImageOps
+
+QUALITY = 80
+
+
+def data_uri(data: bytes, pixels: int) -> str | None:
+    """A JPEG of at most `pixels` on its longer side as a data URI; None for what is no picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = _opaque(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    image.thumbnail((pixels, pixels))
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """RGB: transparency on white, 16 bit scaled to 8."""
+    if image.mode.startswith("I;16"):
+        image = image.point(lambda value: value / 256).convert("L")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")

@@ -1,0 +1,26 @@
+"""analyze: finished answers to scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import analysis
+from jobs import explain
+from lmmsteer import config as configs
+from lmmsteer.config import AnalyzeConfig
+from lmmsteer.fleet.launcher import Member
+from lmmsteer.store import open_store
+
+
+def run(members: list[Member]) -> int:
+    """Run each member's analysis and name the files it wrote."""
+    for member in members:
+        if member.config is None:
+            raise explain.sentence(member.error or ValueError("no config"), "analyze")
+        asked = configs.typed(member.config, AnalyzeConfig, "")
+        settings = configs.typed(asked.analysis, analysis.Analysis, "analysis")
+        partial = settings.allow_partial or asked.allow_partial
+        store = open_store(asked.out)
+        for path in analysis.run(store, [settings.name], replace(settings, allow_partial=partial)):
+            print(f"{store.root}/{path}")
+    return 0
