@@ -59,7 +59,9 @@ def _layers(data: pl.DataFrame, unsteered: pl.DataFrame) -> Any:
     color = alt.Color(
         "method:N",
         scale=alt.Scale(domain=methods, range=COLORS),
-        legend=alt.Legend(title="method", symbolOpacity=1, orient="top", columns=3),
+        legend=alt.Legend(
+            title="method", symbolOpacity=1, orient="top", columns=3, columnPadding=24
+        ),
     )
     x = alt.X(
         "occupation:Q",
@@ -75,7 +77,8 @@ def _layers(data: pl.DataFrame, unsteered: pl.DataFrame) -> Any:
         x=x, y=alt.Y("change_low:Q"), y2="change_high:Q"
     )
     dots = base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, shape=_shape())
-    zero = alt.Chart(data).mark_rule(strokeDash=[4, 4], color=INK).encode(y=alt.datum(0))
+    zero = alt.Chart(data).transform_aggregate(rows="count()", groupby=["place"])
+    zero = zero.mark_rule(strokeDash=[4, 4], color=INK).encode(y=alt.datum(0))
     layers: list[Any] = [zero, across, down, dots]
     if not unsteered.is_empty() and not _many(data):
         layers.insert(1, alt.Chart(unsteered).mark_rule(strokeDash=[4, 4], color=INK).encode(x=x))
@@ -83,7 +86,9 @@ def _layers(data: pl.DataFrame, unsteered: pl.DataFrame) -> Any:
 
 
 def _shape() -> alt.Shape:
-    legend = alt.Legend(title="attribute", symbolFillColor=INK, orient="bottom", columns=4)
+    legend = alt.Legend(
+        title="attribute", symbolFillColor=INK, orient="bottom", columns=4, columnPadding=24
+    )
     return alt.Shape("attribute:N", legend=legend)
 
 

@@ -186,13 +186,14 @@ def _facts(output: Output, found: Scores) -> list[tuple[str, str]]:
 
 
 def findings(mentions: pl.DataFrame, occupation: pl.DataFrame | None) -> list[Finding]:
-    """What each method did, against unsteered: the first thing that a reader sees."""
+    """What each method did, against unsteered, the strongest of a model and data set first."""
     empty = mentions.clear()
     changes, costs = (
         frame.filter(pl.col("metric") == "change_percent").drop_nulls("value")
         for frame in (mentions, empty if occupation is None else occupation)
     )
     place = ("model", "dataset", "method")
+    changes = changes.with_columns(mean=pl.col("value").mean().over(place)).sort(*place[:2], "mean")
     found = []
     for key, rows in changes.group_by(place, maintain_order=True):
         model, dataset, method = map(str, key)

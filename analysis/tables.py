@@ -5,6 +5,7 @@ A table's cells are text; an entry without a score is an en dash.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -204,7 +205,7 @@ def spoken(name: str) -> str:
 
 def _floor(share: float) -> float:
     """Percent, never rounded up: 100.0 means all."""
-    return int(share * 1000) / 10
+    return math.floor(share * 1000 + 1e-9) / 10
 
 
 def _signed(value: float, digits: int) -> str:

@@ -15,8 +15,8 @@ import yaml
 from lmmsteer.errors import LmmsteerError
 
 END = "<end>"
-WORD = r"[\p{L}\p{M}\p{Nd}'’]+"  # Rust's syntax; `WORD_RE` is the same in Python's
-WORD_RE = re.compile(r"(?:[^\W_]|[\u0300-\u036f'’])+")
+WORD = r"[\p{L}\p{N}'’]+"  # in Rust's syntax; WORD_RE is the same in Python's
+WORD_RE = re.compile(r"(?:[^\W_]|['’])+")
 LABELS = ("related", "unrelated", "")
 SHIPPED = Path(__file__).resolve().parent.parent / "conf" / "attribute"
 

@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lmmsteer {lmmsteer.__version__}")
         return 0
     verb, *rest = arguments
+    rest.sort(key=lambda word: word not in ("-m", "--multirun"))  # argparse wants it first
     if verb not in VERBS:
         print(f"lmmsteer: {verb} is not a verb.\n\n{_usage()}", file=sys.stderr)
         return 2

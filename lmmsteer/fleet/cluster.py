@@ -11,7 +11,7 @@ from typing import Any
 
 from lmmsteer import device
 from lmmsteer.config import ClusterConfig, DeviceConfig
-from lmmsteer.errors import LmmsteerError
+from lmmsteer.errors import RunFailed
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -49,7 +49,7 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
         text = " ".join(str(error).split())
         where = f"the cluster at {address}" if address else "a Ray cluster on this machine"
         mend = "Check it with: lmmsteer doctor" + (f" cluster.address={address}" if address else "")
-        raise LmmsteerError(f"Ray cannot join {where}: {text[:300]}.", mend) from error
+        raise RunFailed(f"Ray cannot join {where}: {text[:300]}.", mend) from error
     try:
         yield ray
     finally:
@@ -59,11 +59,6 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
 def workers_wanted(cluster: ClusterConfig, wanted: DeviceConfig, work: int) -> int:
     """`cluster.workers`, or one for each card of this machine; on CPU one for each core."""
     if cluster.workers is not None:
-        if cluster.workers < 1:
-            raise LmmsteerError(
-                f"cluster.workers={cluster.workers} is no number of workers.",
-                "Give cluster.workers=1 or more.",
-            )
         return max(1, min(cluster.workers, work))
     found = device.detect(wanted.kind)
     cards = found.count() if found.kind != "cpu" else (os.cpu_count() or 1) // wanted.threads

@@ -129,8 +129,8 @@ def store_of(members: Sequence[Member], tell: Callable[[Exception], Any]) -> Sto
     """The one output folder of a command."""
     composed = [m.config for m in members if m.config is not None]
     if not composed:
-        error = members[0].error
-        raise tell(error) if error is not None else LmmsteerError("There is nothing to run.")
+        told = {e.what: e.mend for e in (tell(m.error) for m in members if m.error is not None)}
+        raise LmmsteerError(" ".join(told), next(iter(told.values()), ""))
     outs = {str(config.out) for config in composed}
     if len(outs) > 1:
         raise LmmsteerError(

@@ -60,8 +60,14 @@ class Job:
 def typed_config(composed: Any) -> GenerateConfig:
     """A composed config as its dataclass, every group typed, and `out` there."""
     typed = configs.typed(composed, GenerateConfig, "")
-    for name in ("shard_images", "limit"):
-        value = getattr(typed, name)
+    positive = {
+        "shard_images": typed.shard_images,
+        "limit": typed.limit,
+        "cluster.workers": typed.cluster.workers,
+        "device.threads": typed.device.threads,
+        "engine.slots": typed.engine.slots,
+    }
+    for name, value in positive.items():
         if value is not None and value < 1:
             raise LmmsteerError(
                 f"{name}={value} is not a positive number.", f"Give {name}=1 or more."

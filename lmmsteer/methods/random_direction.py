@@ -39,4 +39,6 @@ def random_directions(seed: int, k: int, d_model: int) -> Tensor:
     """k orthonormal directions from a seed. [k, d_model] float32."""
     generator = torch.Generator("cpu").manual_seed(seed)
     drawn = torch.randn(k, d_model, dtype=torch.float64, generator=generator)
-    return torch.linalg.qr(drawn.T).Q.T.float().contiguous()
+    q, r = torch.linalg.qr(drawn.T)
+    # LAPACK's signs would favour a half of the sphere; with R's diagonal positive, none is.
+    return (q * r.diagonal().sign()).T.float().contiguous()

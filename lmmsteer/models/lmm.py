@@ -145,7 +145,8 @@ class Lmm:
         input_ids, attention_mask: [rows, tokens]; pixel_values: [rows, channels, height, width].
         A picture object that stands in several rows is prepared once.
         """
-        known = {id(p): p if isinstance(p, PreparedPicture) else self.prepare(p) for p in pictures}
+        distinct = {id(picture): picture for picture in pictures}.values()
+        known = {id(p): p if isinstance(p, PreparedPicture) else self.prepare(p) for p in distinct}
         prepared = [known[id(picture)] for picture in pictures]
         wanted = {(p, q.tokens) for p, q in zip(prompts, prepared, strict=True)}
         ids = {key: self.token_ids(*key) for key in wanted}

@@ -80,12 +80,15 @@ def test_no_hook_is_left_after_an_exception_and_logits_are_what_they_were():
     lmm = tiny_lmm()
     batch = lmm.inputs(["Hi"], [photographs()["cat"]])
     before = lmm.model(**batch).logits
-    with (
-        pytest.raises(ZeroDivisionError),
-        installed(lmm, Edit(residual=ResidualAblation(orthonormal(7, 1, lmm.d_model)))),
-    ):
-        assert hooks_in(lmm) == 3 * lmm.n_layers
-        raise ZeroDivisionError
+    edit = Edit(residual=ResidualAblation(orthonormal(7, 1, lmm.d_model)))
+
+    def fail():
+        with installed(lmm, edit):
+            assert hooks_in(lmm) == 3 * lmm.n_layers
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert hooks_in(lmm) == 0
     assert torch.equal(lmm.model(**batch).logits, before)
 

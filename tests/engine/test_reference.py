@@ -58,7 +58,9 @@ def test_greedy_answers_are_those_of_plain_transformers_row_by_row(ablated, ends
         picture = photographs()[request.image_id]
         expected = oracle.greedy(model, processor, request.prompt, picture, NEW, eos_ids)
         assert response.token_ids == expected
-        assert response.text == processor.tokenizer.decode(expected, skip_special_tokens=True).strip()
+        assert (
+            response.text == processor.tokenizer.decode(expected, skip_special_tokens=True).strip()
+        )
         assert response.new_tokens == len(expected)
         assert response.finish_reason == ("length" if len(expected) == NEW else "eos")
     assert not ends or any(r.finish_reason == "eos" for r in found)

@@ -169,7 +169,8 @@ def test_nan_and_plus_infinity_are_not_finite_but_a_masked_token_is():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}]
+    "wrong",
+    [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}],
 )
 def test_a_setting_out_of_range_is_refused_by_name(wrong):
     with pytest.raises(LmmsteerError, match=f"sampling.{next(iter(wrong))}="):

@@ -1,0 +1,140 @@
+"""Refusals: one clear sentence, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.conftest import Command
+from tests.tiny import tiny_llava
+
+
+def generate(photos: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "generate",
+        "dataset=folder",
+        f"dataset.path={photos}",
+        f"model.path={tiny_llava()}",
+        "sampling.max_new_tokens=4",
+        f"out={out}",
+        *more,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["sampling.temprature=0"], "sampling.temprature is not a key of lmmsteer generate."),
+        (["+foo=1"], "foo is not a key"),
+        (["foo"], "'foo' is not of the form key=value."),
+        (["method=unstered"], "Did you mean method=unsteered?"),
+        (["dataset.path=/nowhere"], "dataset.path=/nowhere is not a folder."),
+        (["model.path=/nowhere"], "model.path=/nowhere"),
+        (["method=ablation"], "method.artifact has no value."),
+        (["method=ablation", "method.artifact=/no.safetensors"], "cannot be read"),
+        (["method=steered_dataset"], "needs an attribute"),
+        (["method=steered_dataset", "attribute=age"], "lmmsteer fit method=steered_dataset"),
+        (["sampling.top_k=many"], "sampling.top_k"),
+        (["sampling.top_p=0"], "sampling.top_p=0.0 is out of range."),
+        (["engine.name=warp"], "engine.name=warp is unknown."),
+        (["shard_images=0"], "shard_images=0 is not a positive number."),
+        (["seeds=[]"], "seeds=[] asks for no answers."),
+        (["device=cuda"], "device.kind=cuda needs"),
+        (["prompts.file=/no.yaml"], "prompts.file=/no.yaml cannot be read"),
+        (["cluster.workers=0"], "cluster.workers=0"),
+        (["out=???"], "out has no value."),
+        (["-m", "method=nope,nada"], "method=nada is unknown."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    overrides: list[str], says: str, photos: Path, tmp_path: Path, command: Command
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = command(*generate(photos, tmp_path / "out", *overrides))
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err + out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def foreign(tmp_path: Path, **kind: object) -> Path:
+    path = tmp_path / "directions.safetensors"
+    width = int(kind.get("width", 32))  # type: ignore[call-overload]
+    row = torch.zeros(1, width)
+    row[0, 0] = float(kind.get("length", 1.0))  # type: ignore[arg-type]
+    save_file({str(kind.get("tensor", "directions")): row}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ({"width": 33}, "[k, 32]"),
+        ({"length": float("nan")}, "not finite"),
+        ({"length": 2.0}, "not orthonormal"),
+        ({"length": 0.0}, "zero"),
+        ({"tensor": "vectors"}, "no tensor `directions`"),
+    ],
+)
+def test_a_handed_in_artifact_that_does_not_fit_is_refused_before_weights_are_loaded(
+    kind: dict[str, object], says: str, photos: Path, tmp_path: Path, command: Command
+) -> None:
+    path = foreign(tmp_path, **kind)
+    more = ("method=ablation", f"method.artifact={path}")
+    code, _, err = command(*generate(photos, tmp_path / "out", *more))
+    assert (code, says in err) == (2, True), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_usage_lists_exactly_the_verbs_that_work(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    assert "generate" in out
+    assert "verify" not in out
+    assert command("verify", "out=x")[0] == 2
+
+
+def test_help_shows_examples_and_keys_and_cfg_the_composed_config(command: Command) -> None:
+    code, out, _ = command("generate", "--help")
+    assert code == 0
+    assert "Examples:" in out
+    assert "max_new_tokens: 512" in out
+    code, out, _ = command("generate", "--cfg", "job")
+    assert code == 0
+    assert out.startswith("model:")
+
+
+def test_plan_writes_nothing_and_names_the_fit_command(
+    photos: Path, tmp_path: Path, command: Command
+) -> None:
+    line = generate(photos, tmp_path / "out", "method=unsteered,steered_dataset", "attribute=age")
+    code, out, _ = command("plan", "-m", *line[1:])
+    assert code == 0
+    assert "unsteered none folder" in out
+    assert "lmmsteer fit method=steered_dataset attribute=age" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_manifest_is_made_and_its_other_config_refused(
+    photos: Path, tmp_path: Path, command: Command
+) -> None:
+    line = ["manifest", "dataset=folder", f"dataset.path={photos}", f"out={tmp_path / 'out'}"]
+    code, out, _ = command(*line)
+    assert code == 0
+    assert "3 pictures, 45 rows, 1 parts" in out
+    code, _, err = command(*line, "seeds=[4]")
+    assert code == 2
+    assert "seeds: [0, 1, 2] -> [4]" in err
+
+
+def test_status_and_resume_of_an_empty_folder_name_the_command_that_starts_one(
+    tmp_path: Path, command: Command
+) -> None:
+    for verb in ("status", "resume"):
+        code, _, err = command(verb, f"out={tmp_path}")
+        assert code == 2
+        assert "lmmsteer generate" in err
