@@ -84,7 +84,7 @@ def find_targets(cells: list[CellFiles], settings: Analysis) -> dict[str, Target
         if not words:
             raise LmmsteerError(
                 f"There are no target words for the attribute {name}.",
-                f"List them: 'analysis.attributes.{name}=[word, word]'",
+                f"List them: '+analysis.attributes.{name}=[word, word]'",
             )
         labels = None if annotated is None else annotated.get(name, {})
         found[name] = targets(name, words, labels, settings.mode)

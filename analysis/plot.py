@@ -17,17 +17,20 @@ KEYS = ["model", "dataset", "method", "attribute"]
 
 
 def points(mentions: pl.DataFrame, occupation: pl.DataFrame) -> pl.DataFrame:
-    """For each method and attribute: change of mentions (%), occupation named (% of answers)."""
+    """For each method and attribute: change of mentions (%), occupation named (% of answers).
+
+    unsteered: how often the unsteered answers of the same model and data set name the occupation.
+    """
     changes = mentions.filter(pl.col("metric") == "change_percent").drop_nulls("value")
-    jobs = occupation.filter(pl.col("metric") == "mentions").drop_nulls("value")
-    jobs = jobs.select(
-        "model", "dataset", "method", own=pl.col("attribute"), **_tenth("occupation")
-    )
-    named = changes.select(*KEYS, change="value", change_low="low", change_high="high")
-    both = named.join(jobs, on=["model", "dataset", "method"], how="inner")
-    return both.filter(pl.col("own").is_in(["none"]) | (pl.col("own") == pl.col("attribute"))).drop(
-        "own"
-    )
+    changes = changes.select(*KEYS, change="value", change_low="low", change_high="high")
+    named = occupation.filter(pl.col("metric") == "mentions").drop_nulls("value")
+    named = named.select(*KEYS[:3], own="attribute", **_tenth("occupation"))
+    level = named.filter(pl.col("method") == BASELINE).unique(KEYS[:2])
+    level = level.select(*KEYS[:2], unsteered="occupation")
+    both = changes.join(named, on=KEYS[:3], how="inner", maintain_order="left")
+    both = both.join(level, on=KEYS[:2], how="left", maintain_order="left")
+    same = pl.col("own").is_in(["none"]) | (pl.col("own") == pl.col("attribute"))
+    return both.filter(same).drop("own")
 
 
 def svg(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str | None:
@@ -39,7 +42,7 @@ def svg(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str | None:
         attribute=pl.col("attribute").str.replace_all("_", " "),
         place=pl.concat_str("model", pl.lit(" on "), "dataset"),
     )
-    layers = _layers(data, _unsteered(occupation))
+    layers = _layers(data)
     chart = layers.facet(alt.Facet("place:N", title=None), columns=1) if _many(data) else layers
     return vlc.vegalite_to_svg(_styled(chart).to_json(), vl_version=_version())
 
@@ -54,7 +57,7 @@ def summary(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str:
     return "Change of mentions against occupation named. " + "; ".join(said) + "."
 
 
-def _layers(data: pl.DataFrame, unsteered: pl.DataFrame) -> Any:
+def _layers(data: pl.DataFrame) -> Any:
     methods = data["method"].unique(maintain_order=True).to_list()
     color = alt.Color(
         "method:N",
@@ -77,11 +80,9 @@ def _layers(data: pl.DataFrame, unsteered: pl.DataFrame) -> Any:
         x=x, y=alt.Y("change_low:Q"), y2="change_high:Q"
     )
     dots = base.mark_point(filled=True, size=110, opacity=1).encode(x=x, y=y, shape=_shape())
-    zero = alt.Chart(data).transform_aggregate(rows="count()", groupby=["place"])
-    zero = zero.mark_rule(strokeDash=[4, 4], color=INK).encode(y=alt.datum(0))
-    layers: list[Any] = [zero, across, down, dots]
-    if not unsteered.is_empty() and not _many(data):
-        layers.insert(1, alt.Chart(unsteered).mark_rule(strokeDash=[4, 4], color=INK).encode(x=x))
+    zero = _level(data, "change", y=alt.datum(0))
+    unsteered = _level(data, "unsteered", x=alt.X("unsteered_level:Q", scale=x["scale"]))
+    layers: list[Any] = [zero, unsteered, across, down, dots]
     return alt.layer(*layers).properties(width=420, height=300)
 
 
@@ -92,9 +93,11 @@ def _shape() -> alt.Shape:
     return alt.Shape("attribute:N", legend=legend)
 
 
-def _unsteered(occupation: pl.DataFrame) -> pl.DataFrame:
-    rows = occupation.filter(pl.col("metric") == "mentions", pl.col("method") == BASELINE)
-    return rows.select(occupation=pl.col("value") / 10)
+def _level(data: pl.DataFrame, column: str, **encoding: Any) -> alt.Chart:
+    """One dashed line for each place."""
+    level: Any = {f"{column}_level": f"min({column})"}
+    lines = alt.Chart(data).transform_aggregate(groupby=["place"], **level)
+    return lines.mark_rule(strokeDash=[4, 4], color=INK).encode(**encoding)
 
 
 def _styled(chart: Any) -> Any:

@@ -6,6 +6,8 @@ it opens from disk, without a network. What a model said is escaped; nothing in 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -138,7 +140,10 @@ def _page(
     heads = tables.headline(found.tables["mentions"], found.tables.get("occupation"))
     rest = [table for table in built if table not in heads]
     about = found.about["mentions"]
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.jinja").render(
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         facts=_facts(output, found),
         findings=findings(found.tables["mentions"], found.tables.get("occupation")),
         headline=heads,

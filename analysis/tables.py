@@ -89,7 +89,7 @@ def _headline(model: Any, dataset: Any, mentions: list[Row], occupation: list[Ro
     )
     note = (
         "Mentions of the attribute that nobody asked for; changes against unsteered answers to the"
-        " same pictures and prompts, 95% bootstrap intervals clustered by picture in brackets."
+        " same pictures and prompts; 95% intervals of a clustered bootstrap in brackets."
     )
     return Table(
         f"Mentions by method: {model} on {dataset}",
@@ -126,7 +126,7 @@ def table_2(sentiment: pl.DataFrame) -> Table:
     cells = dict.fromkeys(key[:4] for key, row in found.items() if row["metric"] == "variance")
     rows = [
         (
-            *names,
+            *map(spoken, names),
             whole(found[(*names, "variance")], 1),
             whole(found[(*names, "range")]),
             number(found[(*names, "negative_per_1k")]),
@@ -157,9 +157,14 @@ def groups(sentiment: pl.DataFrame) -> Table:
     names = list(dict.fromkeys(row["group"] for row in rows))
     cells = dict.fromkeys(_key(row)[:4] for row in rows)
     found = {(*_key(row)[:4], row["group"]): row for row in rows}
-    grid = tuple((*cell, *(number(found.get((*cell, name))) for name in names)) for cell in cells)
+    grid = tuple(
+        (*map(spoken, cell), *(number(found.get((*cell, name))) for name in names))
+        for cell in cells
+    )
     columns = ("model", "method", "attribute", "dataset", *(spoken(name) for name in names))
-    note = "Answers with VADER compound <= -0.05; 95% bootstrap intervals in brackets."
+    note = (
+        "Answers with VADER compound <= -0.05; 95% intervals of a clustered bootstrap in brackets."
+    )
     return Table("Negative answers per 1k by group", columns, grid, note, 4)
 
 

@@ -132,6 +132,11 @@ def _stop(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command itself: SIGTERM ends it as Ctrl-C does, and its code is the process's."""
     signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    cli()

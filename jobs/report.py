@@ -19,6 +19,8 @@ def run(members: list[Member]) -> int:
         asked = configs.typed(member.config, ReportConfig, "")
         settings = configs.typed(asked.report, analysis.Report, "report")
         store = open_store(asked.out)
-        for path in report.write(store, settings):
+        paths = report.write(store, settings)
+        print(report.headline(store))
+        for path in paths:
             print(f"{store.root}/{path}")
     return 0

@@ -26,11 +26,14 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Command:
     """lmmsteer VERB ARGUMENTS in this process: exit code, standard output, standard error."""
     from jobs.__main__ import main
 
     monkeypatch.setattr(sys, "argv", ["lmmsteer"])
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -35,7 +35,7 @@ def _hydra() -> Iterator[None]:
 
 
 def test_every_verb_has_a_primary_config_and_help_with_two_examples() -> None:
-    assert PRIMARY == sorted(verb.replace("-", "_") for verb in VERBS)
+    assert sorted(verb.replace("-", "_") for verb in VERBS) == PRIMARY
     for verb in VERBS:
         text = (CONF / "hydra" / "help" / f"{verb.replace('-', '_')}.yaml").read_text()
         assert text.count(f"    lmmsteer {verb} ") + text.count(f"    lmmsteer {verb}\n") == 2

@@ -43,25 +43,29 @@ def test_plain_parquet_readers_open_a_part(store: LocalStore) -> None:
 def test_every_flipped_byte_of_the_rows_is_found(store: LocalStore, tmp_path: Path) -> None:
     whole = store.read_bytes("part-00000.parquet")
     footer = int.from_bytes(whole[-8:-4], "little")
+    found = 0
     for at in range(4, len(whole) - 8 - footer, 7):
         damaged = bytearray(whole)
         damaged[at] ^= 0x10
         (tmp_path / "x.parquet").write_bytes(damaged)
         try:
             table = parts.read(store, "x.parquet", RESPONSES)
-        except parts.DamagedPart as error:
-            assert "x.parquet is damaged" in error.what
-        else:  # bytes between the pages belong to no row
+        except parts.DamagedPart:
+            found += 1
+        else:  # a byte between the pages, which no row depends on
             assert table.equals(to_table(ROWS, RESPONSES))
+    assert found > 50
 
 
 @pytest.mark.parametrize("size", [0, 3, 100, -1])
 def test_a_truncated_part_is_named(size: int, store: LocalStore, tmp_path: Path) -> None:
     whole = store.read_bytes("part-00000.parquet")
     (tmp_path / "x.parquet").write_bytes(whole[:size])
-    for read in (lambda: parts.read(store, "x.parquet", RESPONSES),
-                 lambda: parts.read_footer(store, "x.parquet")):
-        with pytest.raises(parts.DamagedPart, match="x.parquet is damaged"):
+    for read in (
+        lambda: parts.read(store, "x.parquet", RESPONSES),
+        lambda: parts.read_footer(store, "x.parquet"),
+    ):
+        with pytest.raises(parts.DamagedPart, match=r"x\.parquet is damaged"):
             read()
 
 

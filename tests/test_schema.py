@@ -17,9 +17,7 @@ from lmmsteer.schema import (
     to_table,
 )
 
-REQUEST = Request(
-    "0" * 32, "a.png", "p", "Say.", 7, gender="woman", extra={"b": "2", "a": "1"}
-)
+REQUEST = Request("0" * 32, "a.png", "p", "Say.", 7, gender="woman", extra={"b": "2", "a": "1"})
 
 
 @pytest.mark.parametrize(

@@ -156,13 +156,13 @@ class Judge:
 
 
 def select(candidates: Sequence[Candidate], kl_max: float) -> Candidate:
-    """The lowest score among the candidates that pass every guard.
+    """The lowest score among the candidates that pass every guard; of equal ones the smallest KL.
 
     Raises: LmmsteerError where none does; nothing is taken in its stead.
     """
     passed = [c for c in candidates if c.refused is None and c.score is not None]
     if passed:
-        return min(passed, key=lambda c: (c.score, c.layer))
+        return min(passed, key=lambda c: (c.score, c.kl, c.layer))
     found = ", ".join(
         f"layer {c.layer}: {c.refused}" + (f" ({c.kl:.3g})" if c.kl is not None else "")
         for c in candidates

@@ -108,12 +108,20 @@ class Lmm:
         """What the model is shown: one user turn, the picture first, then the prompt.
 
         Through the processor's chat template; without one, the family's own.
+        Raises: LmmsteerError for a chat template that leaves the picture out.
         """
         if not getattr(self.processor, "chat_template", None):
             return self.family.template.replace("{prompt}", prompt)
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         turns = [{"role": "user", "content": content}]
-        return str(self.processor.apply_chat_template(turns, add_generation_prompt=True))
+        text = str(self.processor.apply_chat_template(turns, add_generation_prompt=True))
+        if self.image_token not in text:
+            raise LmmsteerError(
+                f"The chat template of {self.name} has no place for the picture "
+                f"({self.image_token}).",
+                "Mend chat_template.jinja in the model's folder, or remove it to use the family's",
+            )
+        return text
 
     def refusal(self, prompt: str) -> str | None:
         """Why a prompt cannot be shown, or None: the picture's placeholder may not stand in it."""

@@ -11,6 +11,8 @@ from PIL import Image
 from lmmsteer.errors import PictureError
 
 MAX_PIXELS = 64_000_000
+# Processors scale the shorter edge to hundreds of pixels; a thin strip would fill the memory.
+MAX_RATIO = 200
 ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,8 +30,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     16-bit grey is scaled to 8, transparency is laid on white, palettes and CMYK become RGB.
 
-    Raises: PictureError `picture_too_large` by the header alone, before pixels are read;
-    `picture_broken` for bytes that are no picture or that cannot be read to their end.
+    Raises: PictureError `picture_too_large` by the header alone, before pixels are read (too many
+    of them, or a strip); `picture_broken` for bytes that are no picture or that cannot be read to
+    their end.
     """
     try:
         image = _open(data, max_pixels)
@@ -49,6 +52,11 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise PictureError(
             "picture_too_large", f"{width} x {height} pixels, more than {max_pixels} in all"
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise PictureError(
+            "picture_too_large",
+            f"{width} x {height} pixels, one edge over {MAX_RATIO} times the other",
         )
     # Only verify() notices a PNG whose last chunks are missing or damaged; it spoils the image.
     image.verify()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -63,6 +65,11 @@ def test_the_page_is_whole_and_asks_for_nothing_from_elsewhere(store: LocalStore
     assert "https:" not in text
     assert not re.search(r"url\(|@import|<link|<iframe|\ssrc=\"(?!data:)", text)
     assert len(page.all("script")) == 1
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    assert f"script-src 'sha256-{digest}'" in str(policy)
+    assert "default-src 'none'" in str(policy)
     ids = [attrs["id"] for _, attrs in page.seen if attrs.get("id")]
     assert len(ids) == len(set(ids))
     anchors = {str(a["href"]).removeprefix("#") for a in page.all("a")}
@@ -137,6 +144,20 @@ def test_a_point_of_the_plot_is_a_method_and_an_attribute(store: LocalStore) -> 
     pairs = sorted(found.select("method", "attribute").rows())
     methods = ["prompt", "random_direction", "steered_dataset"]
     assert pairs == [(m, a) for m in methods for a in sorted(build.ATTRIBUTES)]
+
+
+def test_the_plots_axis_spans_the_shares_and_not_much_more(store: LocalStore) -> None:
+    for dataset in ("people", "others"):
+        made = build.Output(store.folder, dataset).manifest(build.people(12))
+        made.cell("unsteered", "none", build.story({"gender": 0.6}))
+        made.cell("prompt", "none", build.story({"gender": 0.3}, named=0.7))
+    make(store)
+    drawn = (store.folder / "report/plot.svg").read_text()
+    found = re.search(
+        r"X-axis titled '[^']*' for a linear scale with values from (\d+) to (\d+)", drawn
+    )
+    assert found is not None
+    assert 30 <= int(found[1]) < int(found[2]) <= 110
 
 
 def test_tables_are_written_as_markdown_and_latex_too(store: LocalStore) -> None:

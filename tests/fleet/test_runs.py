@@ -53,7 +53,7 @@ def test_rows_in_are_rows_out(undisturbed: Path) -> None:
 
 def test_nothing_is_written_beside_what_the_contract_names(undisturbed: Path) -> None:
     assert {path.name for path in undisturbed.iterdir()} == {"manifest", "responses", "logs"}
-    assert not [path for path in undisturbed.rglob(".*")]
+    assert not list(undisturbed.rglob(".*"))
 
 
 @pytest.mark.parametrize("workers", [2, 3])
@@ -133,9 +133,7 @@ def test_a_broken_picture_is_rows_with_a_reason_and_its_neighbours_do_not_notice
             assert row["error"]
         else:
             assert row == expected[row["row_id"]]
-    within = run(
-        line("generate", broken, out, "cluster.workers=1", shards, "max_failed_share=0.2")
-    )
+    within = run(line("generate", broken, out, "cluster.workers=1", shards, "max_failed_share=0.2"))
     assert "15 picture_broken" in within.stdout
     _retry_moves_the_shard_aside(out)
 

@@ -68,6 +68,12 @@ def test_without_a_chat_template_the_familys_own_is_shown(tmp_path):
     assert lmm.render("Is {it} day?") == "USER: <image>\nIs {it} day? ASSISTANT:"
 
 
+def test_a_chat_template_that_leaves_the_picture_out_is_refused(tmp_path):
+    lmm = load("tiny", str(save_tiny_llava(tmp_path, chat_template="USER: Hi")))
+    with pytest.raises(LmmsteerError, match="no place for the picture"):
+        lmm.inputs(["Hi"], [photographs()["cat"]])
+
+
 @pytest.mark.parametrize("template", ["{{ bos_token }}USER: <image>\nHi", "USER: <image>\nHi"])
 def test_a_row_begins_with_exactly_one_bos_token(tmp_path, template):
     lmm = load("tiny", str(save_tiny_llava(tmp_path, chat_template=template)))

@@ -130,3 +130,11 @@ def test_a_decompression_bomb_is_refused_by_its_header(side):
     with pytest.raises(PictureError) as error:
         decode(data + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND")))
     assert error.value.kind == "picture_too_large"
+
+
+def test_a_strip_that_scaling_would_blow_up_is_refused():
+    assert decode(saved(Image.new("RGB", (200, 1)), "PNG")).size == (200, 1)
+    for size in ((201, 1), (3, 601)):
+        with pytest.raises(PictureError) as error:
+            decode(saved(Image.new("RGB", size), "PNG"))
+        assert error.value.kind == "picture_too_large"

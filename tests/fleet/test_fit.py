@@ -1,0 +1,101 @@
+"""fit and what generate makes of its artifact, by the commands themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tests.conftest import Command
+from tests.fleet.runs import line, parts, photos, run
+from tests.tiny import save_tiny_llava
+
+WORDS = ("method=steered_dataset", "attribute=gender", "method.words=[a,the]")
+SMALL = ("method.images=3", "method.held_out=2", "method.kl_max=100", "method.score=mentions")
+ARTIFACT = "artifacts/model=tiny/method=steered_dataset/attribute=gender/artifact.safetensors"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("fit") / "out"
+    done = run(line("fit", data, out, *WORDS, *SMALL))
+    assert str(out / ARTIFACT) in done.stdout
+    return out
+
+
+def test_the_artifact_holds_orthonormal_directions_every_candidate_and_its_scores(
+    fitted: Path,
+) -> None:
+    with safe_open(fitted / ARTIFACT, "pt") as file:
+        directions, candidates = file.get_tensor("directions"), file.get_tensor("candidates")
+        about = file.metadata()
+    assert directions.shape == (1, 32)
+    assert candidates.shape == (2, 32)
+    assert torch.allclose(directions @ directions.T, torch.eye(1), atol=1e-6)
+    layer = int(about["layer"])
+    unit = candidates[layer] / candidates[layer].norm()
+    assert torch.allclose(directions[0], unit, atol=1e-6)
+    assert about["model"] == "tiny"
+    assert about["attribute"] == "gender"
+    assert about["position"] == "prompt_last"
+    assert "scores" in about
+
+
+def test_fitting_again_changes_nothing_and_another_fit_is_refused(fitted: Path, data: Path) -> None:
+    before = (fitted / ARTIFACT).read_bytes()
+    run(line("fit", data, fitted, *WORDS, *SMALL))
+    other = run(line("fit", data, fitted, *WORDS, *SMALL, "method.images=4"), expect=2)
+    assert "method.images: 3 -> 4" in other.stderr
+    assert (fitted / ARTIFACT).read_bytes() == before
+
+
+def test_generate_steers_with_the_fitted_artifact_and_differs_from_unsteered(
+    fitted: Path, data: Path
+) -> None:
+    small = ("limit=2", "sampling.temperature=0")
+    run(
+        line(
+            "generate",
+            data,
+            fitted,
+            "-m",
+            "method=unsteered,steered_dataset",
+            *small,
+            "attribute=gender",
+            "dataset.name=try",
+        )
+    )
+    made = parts(fitted)
+    assert {path.split("/")[1] for path in made} == {"method=unsteered", "method=steered_dataset"}
+    assert {path.split("/")[2] for path in made} == {"attribute=none", "attribute=gender"}
+
+
+def test_an_artifact_of_another_model_is_refused_before_weights_are_loaded(
+    fitted: Path, data: Path, tmp_path: Path, command: Command
+) -> None:
+    other = save_tiny_llava(tmp_path / "other", seed=1)
+    code, _, err = command(
+        *line("generate", data, tmp_path / "out", "method=ablation")[3:],
+        f"model.path={other}",
+        f"method.artifact={fitted / ARTIFACT}",
+    )
+    assert code == 2
+    assert "was fitted on another model (tiny" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_that_learns_nothing_and_an_attribute_that_is_missing_are_refused(
+    data: Path, tmp_path: Path, command: Command
+) -> None:
+    for method, says in (("unsteered", "has nothing to fit"), ("steered_dataset", "attribute")):
+        code, _, err = command(*line("fit", data, tmp_path / "out", f"method={method}")[3:])
+        assert code == 2
+        assert says in err
+    assert not (tmp_path / "out").exists()
