@@ -6,6 +6,7 @@ small model most of the time goes there. Values and order are the same, so answe
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -54,9 +55,8 @@ def growing_cache(config: Any) -> Cache | None:
 
     Layers that are not plain (sliding windows) stay transformers' own.
     """
-    try:
-        cache = DynamicCache(config=config)
-    except TypeError:
+    if "config" not in inspect.signature(DynamicCache).parameters:
         return None
+    cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(at) is DynamicLayer else at for at in cache.layers]
     return cache

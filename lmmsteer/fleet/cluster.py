@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,10 +52,17 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
         where = f"the cluster at {address}" if address else "a Ray cluster on this machine"
         mend = "Check it with: lmmsteer doctor" + (f" cluster.address={address}" if address else "")
         raise RunFailed(f"Ray cannot join {where}: {text[:300]}.", mend) from error
+    _take_back_sigterm()
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _take_back_sigterm() -> None:
+    """Ray puts a handler of its own, which prints a stack and ends the process, over Python's."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def workers_wanted(cluster: ClusterConfig, wanted: DeviceConfig, work: int) -> int:

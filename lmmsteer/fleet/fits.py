@@ -51,7 +51,7 @@ class Fit:
 
 
 def resolve_fit(member: Member, store: Store) -> Fit:
-    """A member as a fit. Raises LmmsteerError where there is nothing to fit, or another artifact."""
+    """A member as a fit. Raises LmmsteerError where nothing can be fitted or another is there."""
     config = resolve.typed_config(member.config)
     key, method = resolve.method_of(config)
     if not method.fitted:

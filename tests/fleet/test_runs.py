@@ -100,6 +100,20 @@ def test_a_run_whose_worker_dies_ends_well_by_itself(
     assert parts(out) == parts(undisturbed)
 
 
+def test_a_terminated_run_says_so_in_a_sentence_and_leaves_nothing_half_done(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    driver = start(line("generate", data, out, *CELLS, "cluster.workers=1"))
+    wait_for(lambda: parts(out))
+    driver.terminate()
+    _, err = driver.communicate(timeout=30)
+    assert driver.returncode == 1
+    assert "The same command again does what is missing." in err
+    assert "SIGTERM" not in err
+    assert not list(out.rglob(".*"))
+
+
 def test_resume_needs_the_output_folder_alone(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
