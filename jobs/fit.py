@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from jobs import explain
@@ -66,6 +65,11 @@ def _show(store: Store, fit: Fit) -> bool:
     if not store.exists(fit.task.path):
         return False
     about = fit.read(store).metadata
-    facts = {k: about[k] for k in ("layer", "position", "score") if k in about}
-    print(f"{fit.label}: {store.root}/{fit.task.path} {json.dumps(facts)}")
+    after = {row["layer"]: row["score"] for row in about.get("scores", [])}.get(about.get("layer"))
+    chosen = ""
+    if after is not None:
+        chosen = (
+            f"layer {about['layer']}, {about['score']} {about['score_before']:.2f} -> {after:.2f}"
+        )
+    print(f"{fit.label}: {chosen} ({store.root}/{fit.task.path})")
     return True

@@ -161,8 +161,9 @@ class Driver:
             self._give_up(given_up, f"its worker died {MAX_DEATHS} times: {why}")
             self.on_report(given_up, Report(failure="shard", error=why))
         self._queue.extendleft(reversed(items))
+        self._hands.remove(hand)
         if self._queue:
-            self._hands[self._hands.index(hand)] = self._hire(ray)[0]
+            self._hands += self._hire(ray)
 
     def _hire(self, ray: Any, count: int = 1) -> list[_Hand]:
         """New workers, started side by side; it is an error if one does not come up."""
