@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lmmsteer {lmmsteer.__version__}")
         return 0
     verb, *rest = arguments
+    rest = [_quoted(word) for word in rest]
     rest.sort(key=lambda word: word not in ("-m", "--multirun"))  # argparse wants it first
     if verb not in VERBS:
         print(f"lmmsteer: {verb} is not a verb.\n\n{_usage()}", file=sys.stderr)
@@ -100,6 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command again does what is missing.", file=sys.stderr)
         return 1
+
+
+def _quoted(word: str) -> str:
+    """A value that holds `=`, as our own folders' names do, quoted as Hydra's grammar wants it."""
+    key, _, value = word.partition("=")
+    if "=" not in value or value[0] in "'\"[{" or any(c in value for c in ",()'"):
+        return word
+    return f"{key}='{value}'"
 
 
 def _run(verb: str, rest: list[str]) -> int:

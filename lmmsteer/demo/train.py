@@ -22,7 +22,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaProce
 from lmmsteer.demo import people
 from lmmsteer.demo.bars import measure
 from lmmsteer.demo.build import IMAGE, IMAGE_SIZE, build_model, build_processor, save
-from lmmsteer.demo.grammar import answer, sample_prompt
+from lmmsteer.demo.grammar import OPEN_PROMPTS, answer, sample_prompt
 from lmmsteer.demo.people import Person, counterfactual_sets, draw
 
 LABELS = {
@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=14400)
     parser.add_argument("--vision-steps", type=int, default=900)
     parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--calibration-steps", type=int, default=280, help="mostly open prompts")
     parser.add_argument("--batch", type=int, default=16, help="pictures in a step")
     parser.add_argument("--questions", type=int, default=8, help="prompts for each picture")
     parser.add_argument("--early", type=float, default=0.3, help="weight of the early-exit loss")
@@ -63,7 +64,10 @@ def main(arguments: list[str] | None = None) -> None:
     held_out = label_accuracy(model, heads, list(counterfactual_sets(480, 1, "bars")))
     print({name: round(value, 3) for name, value in held_out.items()})
     print(f"vision tower trained after {time.monotonic() - started:.0f} s", flush=True)
-    train_language(model, processor, pixels, crowd, options)
+    learning = Stage(options.steps, rate=2e-3, open_share=0.0, seed=options.seed)
+    train_language(model, processor, pixels, crowd, options, learning)
+    calibration = Stage(options.calibration_steps, rate=8e-4, open_share=0.6, seed=options.seed + 1)
+    train_language(model, processor, pixels, crowd, options, calibration)
     save(model, processor, options.out)
     print(measure(model, processor), flush=True)
     print(f"trained after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
@@ -195,15 +199,29 @@ class Row:
     weight: float
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Steps of the decoder's training; open_share: extra share of the plain open prompts.
+
+    First everything is learned alike, then the rates of the open answers, which are the hardest.
+    """
+
+    steps: int
+    rate: float
+    open_share: float
+    seed: int
+
+
 def train_language(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
     pixels: Tensor,
     crowd: list[Person],
     options: argparse.Namespace,
+    stage: Stage,
 ) -> None:
     """Train the decoder on the grammar's answers; only answer tokens count in the loss."""
-    rng = random.Random(options.seed)
+    rng = random.Random(stage.seed)
     prefix = processor.tokenizer(f"USER: {IMAGE}")["input_ids"][:-1]
     decoder = list(model.model.language_model.parameters())  # the head is tied to it
     optimizer = optimiser(decoder)
@@ -212,31 +230,37 @@ def train_language(
     features = torch.cat(parts)  # [pictures, tokens, d_model]
     model.train()
     started, total, seen = time.monotonic(), 0.0, 0
-    for step in range(options.steps):
+    for step in range(stage.steps):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * schedule(step, options.steps)
+            group["lr"] = stage.rate * schedule(step, stage.steps)
         chosen = rng.sample(range(len(crowd)), options.batch)
-        rows = make_rows(processor, [crowd[i] for i in chosen], options.questions, rng)
+        shown = [crowd[i] for i in chosen]
+        rows = make_rows(processor, shown, options.questions, rng, stage.open_share)
         loss, early = batch_loss(model, features[chosen], prefix, rows)
         optimizer.zero_grad()
         (loss + options.early * early).backward()
         nn.utils.clip_grad_norm_(decoder, 1.0)
         optimizer.step()
         total, seen = total + loss.item(), seen + 1
-        if step % 50 == 49 or step == options.steps - 1:
+        if step % 50 == 49 or step == stage.steps - 1:
             speed = (time.monotonic() - started) / seen
             print(f"step {step + 1}: loss {total / seen:.4f}, {speed:.2f} s a step", flush=True)
             started, total, seen = time.monotonic(), 0.0, 0
 
 
 def make_rows(
-    processor: LlavaProcessor, crowd: list[Person], questions: int, rng: random.Random
+    processor: LlavaProcessor,
+    crowd: list[Person],
+    questions: int,
+    rng: random.Random,
+    open_share: float,
 ) -> list[Row]:
     """Prompts and answers for each picture, tokenised."""
     pairs = []
     for picture, person in enumerate(crowd):
         for _ in range(questions):
-            prompt = sample_prompt(rng)
+            plain = open_share > 0 and rng.random() < open_share
+            prompt = rng.choice(list(OPEN_PROMPTS.values())) if plain else sample_prompt(rng)
             pairs.append((picture, f"\n{prompt} ASSISTANT:", f" {answer(person, prompt, rng)}"))
     encode = processor.tokenizer.backend_tokenizer.encode_batch
     prompts = encode([prompt for _, prompt, _ in pairs], add_special_tokens=False)

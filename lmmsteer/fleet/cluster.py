@@ -34,6 +34,8 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
         warnings.simplefilter("ignore")
         import ray
 
+    main = threading.current_thread() is threading.main_thread()
+    ours = signal.getsignal(signal.SIGTERM) if main else None
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
@@ -52,17 +54,12 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
         where = f"the cluster at {address}" if address else "a Ray cluster on this machine"
         mend = "Check it with: lmmsteer doctor" + (f" cluster.address={address}" if address else "")
         raise RunFailed(f"Ray cannot join {where}: {text[:300]}.", mend) from error
-    _take_back_sigterm()
+    if ours is not None:  # Ray's own handler prints a stack and ends the process with 15
+        signal.signal(signal.SIGTERM, ours)
     try:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _take_back_sigterm() -> None:
-    """Ray puts a handler of its own, which prints a stack and ends the process, over Python's."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def workers_wanted(cluster: ClusterConfig, wanted: DeviceConfig, work: int) -> int:

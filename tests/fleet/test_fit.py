@@ -81,11 +81,10 @@ def test_an_artifact_of_another_model_is_refused_before_weights_are_loaded(
     fitted: Path, data: Path, tmp_path: Path, command: Command
 ) -> None:
     other = save_tiny_llava(tmp_path / "other", seed=1)
-    code, _, err = command(
-        *line("generate", data, tmp_path / "out", "method=ablation")[3:],
-        f"model.path={other}",
-        f"method.artifact={fitted / ARTIFACT}",
-    )
+    words = line("generate", data, tmp_path / "out", "method=ablation")[3:]
+    words = [word for word in words if not word.startswith("model.path=")]
+    artifact = f"method.artifact={fitted / ARTIFACT}"
+    code, _, err = command(*words, f"model.path={other}", artifact)
     assert code == 2
     assert "was fitted on another model (tiny" in err
     assert not (tmp_path / "out").exists()
