@@ -138,3 +138,12 @@ def test_status_and_resume_of_an_empty_folder_name_the_command_that_starts_one(
         code, _, err = command(verb, f"out={tmp_path}")
         assert code == 2
         assert "lmmsteer generate" in err
+
+
+def test_a_value_with_an_equals_sign_needs_no_quotes(
+    photos: Path, tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "study=1" / "model=a"
+    line = ["manifest", "dataset=folder", f"dataset.path={photos}", f"out={out}"]
+    assert command(*line)[0] == 0
+    assert (out / "manifest" / "dataset=folder" / "_manifest.json").is_file()
