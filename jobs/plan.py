@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from omegaconf import open_dict
+
 from jobs import explain
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.fleet.plan import Plan
@@ -13,6 +15,10 @@ from lmmsteer.fleet.resolve import Job, MissingArtifact
 
 def run(members: list[Member]) -> int:
     """Cells, rows and shards done and left, and what is missing with the command that makes it."""
+    as_json = any(m.config is not None and m.config.json for m in members)
+    for config in (m.config for m in members if m.config is not None):
+        with open_dict(config):
+            del config["json"]  # the rest is what generate takes
     plan = Plan.of_members(members, lambda error: explain.sentence(error, "plan"))
     rows = [_describe(plan, job) for job in plan.jobs]
     refused = [
@@ -24,7 +30,6 @@ def run(members: list[Member]) -> int:
         }
         for r in plan.refused
     ]
-    as_json = any(m.config is not None and m.config.json for m in members)
     if as_json:
         print(json.dumps({"out": plan.store.root, "cells": rows, "refused": refused}, indent=1))
     else:

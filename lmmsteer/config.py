@@ -103,6 +103,12 @@ class GenerateConfig:
     out: str = MISSING
     max_failed_share: float = 0.01
     mixed_stack: bool = False
+
+
+@dataclass
+class PlanConfig(GenerateConfig):
+    """The same, shown as text or JSON."""
+
     json: bool = False
 
 
@@ -115,12 +121,12 @@ class OutConfig:
 
 
 @dataclass
-class ResumeConfig(OutConfig):
+class ResumeConfig:
     """retry: true, or a list of error kinds, does the shards of failed rows again."""
 
+    out: str = MISSING
     retry: Any = False
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    device: DeviceConfig = field(default_factory=DeviceConfig)
     max_failed_share: float = 0.01
     mixed_stack: bool = False
 
@@ -170,9 +176,9 @@ def register(name: str, node: type) -> None:
 
 def register_all() -> None:
     """The primary schemas that need no other room."""
-    shared = ("manifest", "plan", "fit", "generate")
-    for name in shared:
+    for name in ("manifest", "fit", "generate"):
         register(name, GenerateConfig)
+    register("plan", PlanConfig)
     register("resume", ResumeConfig)
     register("status", OutConfig)
     register("demo_data", DemoDataConfig)

@@ -163,3 +163,16 @@ def _retry_moves_the_shard_aside(out: Path) -> None:
     run([*of("resume", out), "retry=true"], expect=1)
     assert len(list((out / "trash").rglob("part-*.parquet"))) == 1
     assert parts(out) == before
+
+
+def test_two_drivers_on_one_folder_both_end_well_with_one_part_for_each_shard(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = line("generate", data, out, *CELLS, "cluster.workers=1")
+    drivers = [start(command) for _ in range(2)]
+    for driver in drivers:
+        _, err = driver.communicate(timeout=200)
+        assert driver.returncode == 0, err
+    assert parts(out) == parts(undisturbed)
+    assert not list(out.rglob(".*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,17 @@ def test_plan_writes_nothing_and_names_the_fit_command(
     assert "unsteered none folder" in out
     assert "lmmsteer fit method=steered_dataset attribute=age" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_plan_as_json_counts_shards_and_rows(
+    photos: Path, tmp_path: Path, command: Command
+) -> None:
+    line = generate(photos, tmp_path / "out", "shard_images=2")[1:]
+    assert command("manifest", *line)[0] == 0
+    code, out, _ = command("plan", *line, "json=true")
+    (cell,) = json.loads(out)["cells"]
+    assert code == 0
+    assert (cell["rows"], cell["rows_left"], cell["shards"], cell["shards_done"]) == (45, 45, 2, 0)
 
 
 def test_manifest_is_made_and_its_other_config_refused(
