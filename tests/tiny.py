@@ -7,13 +7,16 @@ whole run, `tiny_lmm()` the model loaded from it; `photographs()` are real pictu
 from __future__ import annotations
 
 import atexit
+import importlib
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -24,7 +27,6 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
-from transformers.models.clip import image_processing_pil_clip
 from transformers.utils import logging as transformers_logging
 
 from lmmsteer.models.lmm import Lmm, load
@@ -45,27 +47,43 @@ Is it day or night? Which colour has the wall? The picture shows a room, a stree
 
 
 @cache
-def _trained_tokenizer(vocab_size: int) -> str:
+def trained_tokenizer(vocab_size: int, special: tuple[str, ...], bos: str | None) -> str:
+    """A byte-level BPE tokenizer as JSON: special tokens first, every text begins with bos."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([TEXT] * 4, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
-    )
+    if bos is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, special.index(bos))]
+        )
     return tokenizer.to_str()
+
+
+def image_processor_class(family: str, name: str) -> Any:
+    """transformers' PIL image processor of a family, wherever this version keeps it."""
+    try:
+        module = importlib.import_module(
+            f"transformers.models.{family}.image_processing_pil_{family}"
+        )
+    except ImportError:
+        return getattr(transformers, name)
+    return getattr(module, f"{name}Pil")
 
 
 def tiny_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with <pad>, <s>, </s>, <image>; begins every text with <s>."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained_tokenizer(vocab_size)),
+        tokenizer_object=Tokenizer.from_str(
+            trained_tokenizer(vocab_size, ("<pad>", "<s>", "</s>", "<image>"), "<s>")
+        ),
+        model_input_names=["input_ids", "attention_mask"],
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
@@ -130,7 +148,7 @@ def save_tiny_llava(
     model.save_pretrained(folder)
     size = {"height": image_size, "width": image_size}
     LlavaProcessor(
-        image_processor=image_processing_pil_clip.CLIPImageProcessorPil(
+        image_processor=image_processor_class("clip", "CLIPImageProcessor")(
             size={"shortest_edge": image_size}, crop_size=size
         ),
         tokenizer=tokenizer,

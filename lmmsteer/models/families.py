@@ -12,23 +12,34 @@ from lmmsteer.errors import LmmsteerError
 
 @dataclass(frozen=True)
 class Family:
-    """Where one family of models keeps what steering touches.
+    """Where one family of models keeps what steering touches, and what its input is made of.
 
     layers: paths to the list of decoder blocks, the first that exists is taken (they moved between
-    transformers 4 and 5). attention, mlp: names of the modules inside a block that write to the
-    residual stream, the first that exists is taken. projector: paths to the module that turns
-    vision features into the decoder's embeddings. template: what a checkpoint without a chat
-    template is shown. pre_norm_residual: blocks add to a residual stream that can be ablated.
+    transformers 4 and 5). writes: (attention, mlp), names of the two modules inside a block whose
+    outputs are added to the residual stream; the first pair of which both exist is taken.
+    projector: paths to the module that turns vision features into what the decoder reads.
+    image_token: the picture's placeholder, empty where no place in the prompt is the picture's.
+    template: what a checkpoint without a chat template is shown; {bos} is the tokenizer's own.
+    features: what a prepared picture consists of. extras: inputs beside ids, mask and features, by
+    their names in lmmsteer/models/extras.py; those this transformers does not take are left out.
+    first_id, last_id: names in the text config of the token that begins every input (in the place
+    of the tokenizer's own) and of the one that ends an answer, where the family has such.
+    from_parts: the processor is put together from tokenizer and image processor.
+    pre_norm_residual: blocks add to a residual stream that can be ablated.
     """
 
     name: str
     model_types: tuple[str, ...]
     layers: tuple[str, ...]
-    attention: tuple[str, ...]
-    mlp: tuple[str, ...]
+    writes: tuple[tuple[str, str], ...]
     projector: tuple[str, ...]
     image_token: str
     template: str
+    features: tuple[str, ...] = ("pixel_values",)
+    extras: tuple[str, ...] = ()
+    first_id: str = ""
+    last_id: str = ""
+    from_parts: bool = False
     pre_norm_residual: bool = True
 
 
@@ -40,17 +51,103 @@ LLAVA = Family(
         "model.language_model.model.layers",
         "language_model.model.layers",
     ),
-    attention=("self_attn", "cross_attn"),
-    mlp=("mlp",),
+    writes=(("self_attn", "mlp"),),
     projector=("model.multi_modal_projector", "multi_modal_projector"),
     image_token="<image>",
     template="USER: <image>\n{prompt} ASSISTANT:",
 )
 
-FAMILIES = {family.name: family for family in (LLAVA,)}
+# The picture is not in the residual stream: gated cross-attention blocks read the projector.
+MLLAMA = Family(
+    name="mllama",
+    model_types=("mllama",),
+    layers=("model.language_model.layers", "language_model.model.layers"),
+    writes=(("self_attn", "mlp"), ("cross_attn", "mlp")),
+    projector=("model.multi_modal_projector", "multi_modal_projector"),
+    image_token="<|image|>",
+    template="<|image|>{bos}{prompt}",
+    features=("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"),
+    extras=("cross_attention_mask",),
+)
 
-# Width and depth of a text config that leaves them out, as the published LLaVA-1.5 files do.
-TEXT_DEFAULTS = {"llama": (4096, 32), "mistral": (4096, 32), "qwen2": (4096, 32)}
+QWEN2_5_VL = Family(
+    name="qwen2_5_vl",
+    model_types=("qwen2_5_vl",),
+    layers=("model.language_model.layers", "model.layers"),
+    writes=(("self_attn", "mlp"),),
+    projector=("model.visual.merger", "visual.merger"),
+    image_token="<|image_pad|>",
+    template=(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    features=("pixel_values", "image_grid_thw"),
+    extras=("mm_token_type_ids",),
+    from_parts=True,
+)
+
+# Gemma 2 normalises what attention and MLP give before adding it; in Gemma 1 the norm of the
+# same name stands before the MLP, and the pair is not whole.
+PALIGEMMA = Family(
+    name="paligemma",
+    model_types=("paligemma",),
+    layers=("model.language_model.layers", "language_model.model.layers"),
+    writes=(
+        ("post_attention_layernorm", "post_feedforward_layernorm"),
+        ("self_attn", "mlp"),
+    ),
+    projector=("model.multi_modal_projector", "multi_modal_projector"),
+    image_token="<image>",
+    template="<image>{bos}{prompt}\n",
+    extras=("token_type_ids",),
+    from_parts=True,
+)
+
+BLIP = Family(
+    name="blip",
+    model_types=("blip",),
+    layers=("text_decoder.bert.encoder.layer",),
+    writes=(("crossattention", "output"),),
+    projector=(),
+    image_token="",
+    template="{prompt}",
+    first_id="bos_token_id",
+    last_id="sep_token_id",
+    from_parts=True,
+    pre_norm_residual=False,
+)
+
+CLIPCAP = Family(
+    name="clipcap",
+    model_types=("clipcap",),
+    layers=("gpt.transformer.h",),
+    writes=(("attn", "mlp"),),
+    projector=("clip_project",),
+    image_token="<|endoftext|>",
+    template="<|endoftext|>{prompt}",
+    from_parts=True,
+)
+
+FAMILIES = {family.name: family for family in (LLAVA, MLLAMA, QWEN2_5_VL, PALIGEMMA, BLIP, CLIPCAP)}
+
+# Width and depth that a config leaves out where they are its class's own: by the type of the text
+# config, or of the whole one where the text config does not tell.
+TEXT_DEFAULTS = {
+    "llama": (4096, 32),
+    "mistral": (4096, 32),
+    "qwen2": (4096, 32),
+    "llava": (4096, 32),
+    "mllama_text_model": (4096, 40),
+    "mllama": (4096, 40),
+    "qwen2_5_vl_text": (8192, 80),
+    "qwen2_5_vl": (8192, 80),
+    "gemma": (3072, 28),
+    "gemma2": (2304, 26),
+    "paligemma": (2048, 18),
+    "blip_text_model": (768, 12),
+    "blip": (768, 12),
+    "gpt2": (768, 12),
+}
 
 
 def family_of(model_type: str, asked: str = "auto") -> Family:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.models import clipcap_files
 from lmmsteer.models.families import TEXT_DEFAULTS
 
 DEMO = Path(__file__).parent.parent / "demo" / "model"
@@ -89,6 +90,9 @@ def check(folder: Path) -> None:
             f"model.path={folder} is empty or not a folder.",
             "Name a folder saved by save_pretrained",
         )
+    if _is_clipcap(folder):
+        clipcap_files.check(folder)
+        return
     needs = (
         (("config.json",), "the model's layout is unknown", "model.save_pretrained(folder)"),
         (WEIGHTS, "there are no weights", "model.save_pretrained(folder)"),
@@ -125,8 +129,10 @@ def digest(folder: Path) -> str:
     """
     total = hashlib.sha256()
     settings = [folder / name for name in SETTINGS if (folder / name).exists()]
-    for file in sorted({*settings, *_weights(folder)}, key=lambda file: file.name):
-        total.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+    found = clipcap_files.files(folder) if _is_clipcap(folder) else [*settings, *_weights(folder)]
+    named = {file.relative_to(folder).as_posix(): file for file in found}
+    for name, file in sorted(named.items()):
+        total.update(f"{name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             total.update(_sha256(stream))
     return total.hexdigest()
@@ -151,6 +157,11 @@ def _weights(folder: Path) -> list[Path]:
     return []
 
 
+def _is_clipcap(folder: Path) -> bool:
+    known = (folder / "config.json").exists()
+    return clipcap_files.is_clipcap(folder, config(folder).get("model_type", "") if known else None)
+
+
 def config(folder: Path) -> dict[str, Any]:
     """The model's config.json as it stands."""
     return read_json(folder / "config.json")
@@ -158,24 +169,27 @@ def config(folder: Path) -> dict[str, Any]:
 
 def d_model(folder: Path) -> int:
     """Width of the decoder's residual stream, from config.json alone."""
-    return _text(folder, "hidden_size", 0)
+    return _text(folder, ("hidden_size", "n_embd"), 0)
 
 
 def n_layers(folder: Path) -> int:
     """Number of decoder blocks, from config.json alone."""
-    return _text(folder, "num_hidden_layers", 1)
+    return _text(folder, ("num_hidden_layers", "n_layer"), 1)
 
 
-def _text(folder: Path, key: str, default: int) -> int:
-    whole = config(folder)
-    text = whole.get("text_config", whole)
-    kind = text.get("model_type", "llama")
-    if key not in text and kind not in TEXT_DEFAULTS:
+def _text(folder: Path, keys: tuple[str, ...], default: int) -> int:
+    whole = config(folder / "gpt2" if _is_clipcap(folder) else folder)
+    text = whole.get("text_config") or whole
+    for key in keys:
+        if key in text:
+            return int(text[key])
+    kind = text.get("model_type", whole.get("model_type", "llava"))
+    if kind not in TEXT_DEFAULTS:
         raise LmmsteerError(
-            f"{folder / 'config.json'} does not give the decoder's {key}.",
+            f"{folder / 'config.json'} does not give the decoder's {keys[0]}.",
             "Save the model again with transformers (model.save_pretrained(folder))",
         )
-    return int(text[key]) if key in text else TEXT_DEFAULTS[kind][default]
+    return TEXT_DEFAULTS[kind][default]
 
 
 def read_json(file: Path) -> dict[str, Any]:

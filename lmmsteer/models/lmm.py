@@ -5,6 +5,7 @@ Knows where the residual stream is written, not what is done to it there.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from transformers import BatchFeature, GenerationConfig
 from lmmsteer.device import DTYPES, Device
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.models import files
+from lmmsteer.models.extras import EXTRAS
 from lmmsteer.models.families import Family, family_of
 from lmmsteer.models.loading import ending_ids, read_processor, read_weights
 
@@ -65,7 +67,13 @@ class Lmm:
 
     @property
     def image_token(self) -> str:
-        return str(getattr(self.processor, "image_token", self.family.image_token))
+        return str(getattr(self.processor, "image_token", None) or self.family.image_token)
+
+    @cached_property
+    def image_token_id(self) -> int:
+        """The placeholder's token id; -1 where no place in the prompt is the picture's."""
+        token = self.image_token
+        return int(self.tokenizer.convert_tokens_to_ids(token)) if token else -1
 
     @property
     def d_model(self) -> int:
@@ -83,7 +91,15 @@ class Lmm:
 
     @cached_property
     def projector(self) -> nn.Module:
-        """The module whose output stands in the residual stream where the picture is."""
+        """The module whose output the decoder reads: where the picture is, or by cross-attention.
+
+        Raises: LmmsteerError for a family whose vision tower is read without one.
+        """
+        if not self.family.projector:
+            raise LmmsteerError(
+                f"{self.family.name} models have no projector: the decoder reads the vision tower.",
+                "Use a method that needs no picture features",
+            )
         return _first_path(self.model, self.family.projector, self.family)
 
     def residual_points(self) -> list[ResidualPoint]:
@@ -96,13 +112,23 @@ class Lmm:
         ]
 
     def _at(self, layer: int, block: nn.Module) -> list[ResidualPoint]:
-        attention = _first_path(block, self.family.attention, self.family)
-        mlp = _first_path(block, self.family.mlp, self.family)
+        attention, mlp = self._writers(block)
         return [
             ResidualPoint(layer, "block_input", block),
             ResidualPoint(layer, "attention", attention),
             ResidualPoint(layer, "mlp", mlp),
         ]
+
+    def _writers(self, block: nn.Module) -> tuple[nn.Module, nn.Module]:
+        for names in self.family.writes:
+            attention, mlp = (getattr(block, name, None) for name in names)
+            if attention is not None and mlp is not None:
+                return attention, mlp
+        raise LmmsteerError(
+            f"A {type(block).__name__} has none of {self.family.writes}, where the family "
+            f"{self.family.name} writes to the residual stream.",
+            "This version of transformers may have moved it; add names in models/families.py",
+        )
 
     def render(self, prompt: str) -> str:
         """What the model is shown: one user turn, the picture first, then the prompt.
@@ -111,7 +137,8 @@ class Lmm:
         Raises: LmmsteerError for a chat template that leaves the picture out.
         """
         if not getattr(self.processor, "chat_template", None):
-            return self.family.template.replace("{prompt}", prompt)
+            bos = self.tokenizer.bos_token or ""
+            return self.family.template.replace("{bos}", bos).replace("{prompt}", prompt)
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         turns = [{"role": "user", "content": content}]
         text = str(self.processor.apply_chat_template(turns, add_generation_prompt=True))
@@ -125,33 +152,37 @@ class Lmm:
 
     def refusal(self, prompt: str) -> str | None:
         """Why a prompt cannot be shown, or None: the picture's placeholder may not stand in it."""
-        if self.image_token in prompt:
+        if self.image_token and self.image_token in prompt:
             return f"the prompt contains the picture's placeholder {self.image_token}"
         return None
 
     def prepare(self, picture: Image.Image) -> PreparedPicture:
         """Resize and normalise one picture; the processor also says how many tokens it takes."""
         made = self.processor(text=self.image_token, images=picture, return_tensors="pt")
-        placeholder = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        tokens = int((made["input_ids"] == placeholder).sum())
-        text_only = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
-        return PreparedPicture({k: v for k, v in made.items() if k not in text_only}, tokens)
+        tokens = int((made["input_ids"] == self.image_token_id).sum()) if self.image_token else 0
+        return PreparedPicture({name: made[name] for name in self.family.features}, tokens)
 
     def token_ids(self, prompt: str, picture_tokens: int) -> list[int]:
-        """The input ids of one row; where the text begins with the BOS token, no second one."""
-        placeholder = self.image_token
-        text = self.render(prompt).replace(placeholder, placeholder * picture_tokens, 1)
+        """The input ids of one row.
+
+        Where the text begins with the BOS token, before or behind the picture, there is no second.
+        """
+        text, placeholder = self.render(prompt), self.image_token
+        if self.family.first_id:
+            first = getattr(self.model.config.get_text_config(), self.family.first_id)
+            return [int(first), *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
         bos = self.tokenizer.bos_token
-        add_special_tokens = not (bos and text.startswith(bos))
-        return self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        has_bos = bool(bos) and text.removeprefix(placeholder).startswith(bos)
+        text = text.replace(placeholder, placeholder * picture_tokens, 1)
+        return self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
 
     def inputs(
         self, prompts: Sequence[str], pictures: Sequence[Image.Image | PreparedPicture]
     ) -> BatchFeature:
         """A batch for generate or forward, left padded, on the device, floats in the model's dtype.
 
-        input_ids, attention_mask: [rows, tokens]; pixel_values: [rows, channels, height, width].
-        A picture object that stands in several rows is prepared once.
+        input_ids, attention_mask: [rows, tokens]; pixel_values and whatever else the family's
+        model takes. A picture object that stands in several rows is prepared once.
         """
         distinct = {id(picture): picture for picture in pictures}.values()
         known = {id(p): p if isinstance(p, PreparedPicture) else self.prepare(p) for p in distinct}
@@ -159,12 +190,21 @@ class Lmm:
         wanted = {(p, q.tokens) for p, q in zip(prompts, prepared, strict=True)}
         ids = {key: self.token_ids(*key) for key in wanted}
         rows = [ids[p, q.tokens] for p, q in zip(prompts, prepared, strict=True)]
-        batch = {
+        features = {
             name: torch.cat([picture.features[name] for picture in prepared])
             for name in prepared[0].features
         }
-        batch = BatchFeature({**_left_padded(rows, self.tokenizer.pad_token_id), **batch})
+        text = _left_padded(rows, self.tokenizer.pad_token_id)
+        more = {
+            n: EXTRAS[n](text["input_ids"], self.image_token_id, features) for n in self._extras
+        }
+        batch = BatchFeature({**text, **features, **more})
         return batch.to(self.device.torch_device(), self.dtype)
+
+    @cached_property
+    def _extras(self) -> list[str]:
+        taken = inspect.signature(self.model.forward).parameters
+        return [name for name in self.family.extras if name in taken]
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
@@ -209,9 +249,11 @@ def load(
     record = family_of(str(config.get("model_type")), family)
     device = device or Device("cpu")
     chosen = device.dtype(dtype, DTYPES.get(str(config.get("dtype", config.get("torch_dtype")))))
-    model = read_weights(folder, chosen).to(device.torch_device()).eval().requires_grad_(False)
-    processor = read_processor(folder, model)
-    eos_ids = ending_ids(model, processor.tokenizer)
+    model = (
+        read_weights(folder, chosen, record).to(device.torch_device()).eval().requires_grad_(False)
+    )
+    processor = read_processor(folder, model, record)
+    eos_ids = ending_ids(model, processor.tokenizer, record)
     # A checkpoint may bring penalties and a temperature of its own; only sampling.* counts here.
     model.generation_config = GenerationConfig(do_sample=False)
     return Lmm(

@@ -4,18 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.models.blip import Captioner
+from lmmsteer.models.clipcap import ClipCap
+from lmmsteer.models.families import Family
+from lmmsteer.models.parts import Parts, chat_template
+from lmmsteer.models.qwen import follow_own_rows
+
+CLASSES = {"blip": Captioner, "clipcap": ClipCap}
 
 
-def read_weights(folder: Path, dtype: torch.dtype) -> Any:
+def _merged(_: Any, image_processor: Any, features: Any) -> int:
+    return int(features["image_grid_thw"].prod()) // image_processor.merge_size**2
+
+
+def _patches(model: Any, _: Any, features: Any) -> int:
+    vision = model.config.vision_config
+    return (vision.image_size // vision.patch_size) ** 2
+
+
+# Placeholders that a picture takes in the prompt.
+COUNTS = {
+    "qwen2_5_vl": _merged,
+    "paligemma": _patches,
+    "blip": lambda *_: 0,
+    "clipcap": lambda model, *_: model.prefix_length,
+}
+
+
+def read_weights(folder: Path, dtype: torch.dtype, family: Family) -> Any:
     """The model of a folder, every weight of it read.
 
     Raises: LmmsteerError where weights are damaged, or the folder leaves some of its config's out.
@@ -23,7 +54,7 @@ def read_weights(folder: Path, dtype: torch.dtype) -> Any:
     # `torch_dtype` is understood by transformers 4 and 5; 5 calls it `dtype`.
     try:
         with _quiet():
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            loaded: Any = CLASSES.get(family.name, AutoModelForImageTextToText).from_pretrained(
                 folder, torch_dtype=dtype, output_loading_info=True, local_files_only=True
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -39,14 +70,19 @@ def read_weights(folder: Path, dtype: torch.dtype) -> Any:
             f"{', '.join(absent[:3])}{' and others' if len(absent) > 3 else ''}.",
             "Fetch or save the model again; weights and config.json must belong together",
         )
+    if family.name == "qwen2_5_vl":
+        follow_own_rows(model)
     return model
 
 
-def read_processor(folder: Path, model: Any) -> Any:
+def read_processor(folder: Path, model: Any, family: Family) -> Any:
     """The processor of a folder, with a PIL image processor and what old files leave out."""
     with _quiet():
-        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        processor.image_processor = _image_processor(folder)
+        if family.from_parts:
+            processor: Any = _parts(folder, model, family)
+        else:
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            processor.image_processor = _image_processor(folder)
     if getattr(processor, "patch_size", 0) is None:
         # Older files leave this to the model's config, as transformers' LLaVA page describes.
         processor.patch_size = model.config.vision_config.patch_size
@@ -56,6 +92,15 @@ def read_processor(folder: Path, model: Any) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return processor
+
+
+def _parts(folder: Path, model: Any, family: Family) -> Parts:
+    inner = ("gpt2", "clip") if family.name == "clipcap" else ("", "")
+    tokenizer = AutoTokenizer.from_pretrained(folder / inner[0], local_files_only=True)
+    image_processor = _image_processor(folder / inner[1])
+    template = chat_template(folder, tokenizer) if family.name == "qwen2_5_vl" else None
+    count = partial(COUNTS[family.name], model, image_processor)
+    return Parts(tokenizer, image_processor, family.image_token, template, count)
 
 
 def _has_class_token(model: Any) -> bool:
@@ -72,9 +117,11 @@ def _image_processor(folder: Path) -> Any:
     return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
 
 
-def ending_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def ending_ids(model: Any, tokenizer: Any, family: Family) -> tuple[int, ...]:
     """Tokens that end an answer: the generation config's, else the decoder's or the tokenizer's."""
     text = model.config.get_text_config()
+    if family.last_id:
+        return (int(getattr(text, family.last_id)),)
     for found in (model.generation_config.eos_token_id, text.eos_token_id, tokenizer.eos_token_id):
         if found is not None:
             return tuple(found) if isinstance(found, list | tuple) else (int(found),)

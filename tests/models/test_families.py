@@ -1,0 +1,214 @@
+import copy
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.models import files
+from lmmsteer.models.families import FAMILIES, TEXT_DEFAULTS
+from lmmsteer.models.lmm import load
+from tests.tiny import photographs
+from tests.tiny_families import NAMES, save_tiny, tiny_family, tiny_family_lmm
+
+CAT = photographs()["cat"]
+
+
+@pytest.fixture
+def clipcap(tmp_path):
+    return shutil.copytree(tiny_family("clipcap"), tmp_path / "model")
+
+
+def first_ids(name, prompt):
+    return tiny_family_lmm(name).inputs([prompt], [CAT])["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_read_from_the_config_are_those_of_the_loaded_model(name):
+    lmm, folder = tiny_family_lmm(name), tiny_family(name)
+    assert (files.d_model(folder), files.n_layers(folder)) == (lmm.d_model, lmm.n_layers)
+    assert lmm.d_model == 32
+    assert lmm.n_layers == (3 if name == "mllama" else 2)
+    assert len(lmm.residual_points()) == 3 * lmm.n_layers
+    assert lmm.family is FAMILIES[name.removesuffix("2").removesuffix("_transformer")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loaded_model_is_silent_frozen_and_known_by_its_digest(name, capfd):
+    lmm = load(name, str(tiny_family(name)))
+    assert capfd.readouterr() == ("", "")
+    assert not lmm.model.training
+    assert not any(p.requires_grad for p in lmm.model.parameters())
+    assert lmm.digest == files.digest(tiny_family(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_digest_follows_the_weights(name, tmp_path):
+    assert files.digest(save_tiny(name, tmp_path / "same")) == files.digest(tiny_family(name))
+    assert files.digest(save_tiny(name, tmp_path / "other", 1)) != files.digest(tiny_family(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dtype_is_taken_for_weights_and_pixels(name):
+    lmm = load(name, str(tiny_family(name)), dtype="bfloat16")
+    batch = lmm.inputs(["What?", "Is it day or night?"], [CAT, photographs()["coffee"]])
+    assert {p.dtype for p in lmm.model.parameters()} == {torch.bfloat16}
+    assert batch["pixel_values"].dtype == torch.bfloat16
+    assert torch.isfinite(lmm.model(**batch).logits).all()
+
+
+def test_what_each_family_is_shown():
+    decoded = {
+        name: tiny_family_lmm(name).tokenizer.decode(first_ids(name, "Is it day?"))
+        for name in NAMES
+    }
+    assert decoded["paligemma"] == "<image>" * 16 + "<bos>Is it day?\n"
+    assert decoded["mllama"] == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n<|image|>Is it day?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+    qwen, pad = decoded["qwen2_5_vl"], "<|image_pad|>"
+    assert qwen.replace(pad, "") == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|vision_end|>Is it day?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert decoded["clipcap"] == "<|endoftext|>" * 10 + "Is it day?"
+    ids, dec = first_ids("blip", "Is it day?"), tiny_family_lmm("blip").model.config.text_config
+    assert ids[0] == dec.bos_token_id
+    assert tiny_family_lmm("blip").tokenizer.decode(ids[1:4]) == "is it day"
+
+
+def test_qwen_pictures_of_different_sizes_have_different_numbers_of_tokens():
+    lmm = tiny_family_lmm("qwen2_5_vl")
+    found = {name: lmm.prepare(picture) for name, picture in photographs().items()}
+    assert len({picture.tokens for picture in found.values()}) > 1
+    for picture in found.values():
+        assert picture.tokens == int(picture.features["image_grid_thw"].prod()) // 4
+
+
+def test_without_a_chat_template_a_base_models_bos_stands_behind_the_picture():
+    lmm = tiny_family_lmm("mllama")
+    base = replace(lmm, processor=shallow(lmm.processor, chat_template=None))
+    ids = base.token_ids("Is it day?", 1)
+    assert base.tokenizer.decode(ids) == "<|image|><|begin_of_text|>Is it day?"
+
+
+def shallow(processor, **changes):
+    made = copy.copy(processor)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pictures_placeholder_in_a_prompt_is_refused(name):
+    lmm = tiny_family_lmm(name)
+    assert lmm.refusal("What is an image?") is None
+    assert bool(lmm.refusal(f"What is {lmm.image_token}?")) is (name != "blip")
+
+
+def test_a_projector_is_where_the_record_says_or_refused():
+    assert tiny_family_lmm("qwen2_5_vl").projector is not None
+    assert tiny_family_lmm("clipcap").projector is tiny_family_lmm("clipcap").model.clip_project
+    with pytest.raises(LmmsteerError, match="blip models have no projector"):
+        _ = tiny_family_lmm("blip").projector
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("llama", "LlamaConfig"),
+        ("qwen2", "Qwen2Config"),
+        ("mistral", "MistralConfig"),
+        ("gemma", "GemmaConfig"),
+        ("gemma2", "Gemma2Config"),
+        ("gpt2", "GPT2Config"),
+        ("blip_text_model", "BlipTextConfig"),
+        ("mllama_text_model", "MllamaConfig"),
+        ("qwen2_5_vl_text", "Qwen2_5_VLConfig"),
+        ("paligemma", "PaliGemmaConfig"),
+    ],
+)
+def test_sizes_that_a_config_leaves_out_are_those_of_its_class(kind, config):
+    made = getattr(transformers, config)().get_text_config()
+    assert TEXT_DEFAULTS[kind] == (made.hidden_size, made.num_hidden_layers)
+
+
+def test_a_flat_config_as_qwens_published_one_tells_its_sizes(tmp_path):
+    config = {"model_type": "qwen2_5_vl", "hidden_size": 2048, "num_hidden_layers": 36}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert (files.d_model(tmp_path), files.n_layers(tmp_path)) == (2048, 36)
+
+
+def test_a_clipcap_of_published_weights_alone_is_refused_with_what_is_missing(clipcap):
+    for part in ("clip", "gpt2"):
+        shutil.rmtree(clipcap / part)
+    (clipcap / "config.json").unlink()
+    with pytest.raises(LmmsteerError, match=r"without config\.json, clip/config\.json.*gpt2") as e:
+        files.check(clipcap)
+    assert 'CLIPModel.from_pretrained("openai/clip-vit-base-patch32")' in e.value.mend
+    assert 'save_pretrained("gpt2")' in e.value.mend
+
+
+@pytest.mark.parametrize("part", ["clip/preprocessor_config.json", "gpt2/tokenizer.json"])
+def test_a_missing_part_of_a_clipcap_is_named(clipcap, part):
+    files.check(clipcap)
+    (clipcap / part).unlink()
+    with pytest.raises(LmmsteerError, match=f"without {part}"):
+        files.check(clipcap)
+
+
+def test_two_weight_files_in_a_clipcap_folder_are_refused(clipcap):
+    shutil.copy(clipcap / "coco_weights.pt", clipcap / "conceptual_weights.pt")
+    with pytest.raises(LmmsteerError, match=r"several \.pt files"):
+        files.check(clipcap)
+
+
+def test_a_clipcap_from_safetensors_is_the_same_model(clipcap):
+    weights = torch.load(clipcap / "coco_weights.pt", weights_only=True)
+    save_file({key: w.clone() for key, w in weights.items()}, clipcap / "model.safetensors")
+    (clipcap / "coco_weights.pt").unlink()
+    found = load("c", str(clipcap)).model.state_dict()
+    expected = tiny_family_lmm("clipcap").model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_a_clipcaps_digest_follows_its_inner_folders(clipcap):
+    before = files.digest(clipcap)
+    (clipcap / "gpt2" / "model.safetensors").write_bytes(b"not used")
+    assert files.digest(clipcap) == before
+    for part in ("clip/config.json", "gpt2/tokenizer.json", "coco_weights.pt", "config.json"):
+        was = files.digest(clipcap)
+        with (clipcap / part).open("ab") as stream:
+            stream.write(b" ")
+        assert files.digest(clipcap) != was
+
+
+def test_a_clipcap_whose_weights_do_not_fill_it_is_refused(clipcap):
+    weights = torch.load(clipcap / "coco_weights.pt", weights_only=True)
+    kept = {key: w for key, w in weights.items() if key != "gpt.transformer.h.1.mlp.c_fc.weight"}
+    torch.save(kept, clipcap / "coco_weights.pt")
+    with pytest.raises(LmmsteerError, match=r"every weight .* gpt\.transformer\.h\.1\.mlp"):
+        load("c", str(clipcap))
+    torch.save({k: w for k, w in kept.items() if "project" not in k}, clipcap / "coco_weights.pt")
+    with pytest.raises(LmmsteerError, match="neither the published MLP"):
+        load("c", str(clipcap))
+    (clipcap / "coco_weights.pt").write_bytes(b"<html>Quota exceeded</html>")
+    with pytest.raises(LmmsteerError, match=r"coco_weights\.pt is no state dict"):
+        load("c", str(clipcap))
+
+
+def test_a_chat_template_is_found_wherever_it_was_saved(tmp_path):
+    folder = shutil.copytree(tiny_family("qwen2_5_vl"), tmp_path / "model")
+    shown = tiny_family_lmm("qwen2_5_vl").render("Hi")
+    assert load("q", str(folder)).render("Hi") == shown
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    (folder / "chat_template.json").unlink()
+    assert load("q", str(folder)).render("Hi") == shown  # The family's own says the same.
+    (folder / "chat_template.jinja").write_text(template.replace("helpful", "kind"))
+    assert load("q", str(folder)).render("Hi") == shown.replace("helpful", "kind")
