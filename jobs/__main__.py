@@ -38,6 +38,7 @@ VERBS = {
     "status": "cells by done, left, failed; the last errors",
     "analyze": "mentions, sentiment, occupation: answers to scores",
     "report": "tables, plot and one HTML page",
+    "bench": "this engine against transformers' generate with hooks, on your model and card",
 }
 
 USAGE = """lmmsteer <verb> [key=value ...]

@@ -169,6 +169,42 @@ class ReportConfig:
     out: str = MISSING
 
 
+@dataclass
+class BenchEngineConfig:
+    """The engine under test; slots: rows at a time (null: its own choice)."""
+
+    slots: int | None = None
+    strict: bool = False
+
+
+@dataclass
+class BenchConfig:
+    """The keys of bench; shape: a random model of a published shape instead of model.path."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    shape: str | None = None
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    engine: BenchEngineConfig = field(default_factory=BenchEngineConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    pictures: int = 16
+    folder: str | None = None
+    picture_size: int = 512
+    lengths: str = "mixed"
+    steered: bool = True
+    overhead: bool = True
+    contenders: list[str] = field(default_factory=lambda: ["shared", "hooks", "generate_batch"])
+    batch_sizes: list[int] = field(default_factory=list)
+    sweep_tokens: int = 16
+    check_rows: int = 15
+    check_tokens: int = 24
+    repeats: int = 3
+    seed: int = 0
+    json: Any = None
+    out: str | None = None
+
+
 def register(name: str, node: type) -> None:
     """Make a dataclass the schema of the primary config `name`."""
     ConfigStore.instance().store(name=f"{name}_schema", node=node)
@@ -185,6 +221,7 @@ def register_all() -> None:
     register("doctor", DoctorConfig)
     register("analyze", AnalyzeConfig)
     register("report", ReportConfig)
+    register("bench", BenchConfig)
 
 
 def typed(values: Any, schema: type[T], group: str) -> T:

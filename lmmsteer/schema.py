@@ -1,6 +1,7 @@
 """The nouns that travel from a manifest to a table: Request, Response, Cell; their Arrow schemas.
 
-Knows nothing of files, models or Ray. A column added here is a new SCHEMA_VERSION.
+Knows nothing of files, models or Ray. A column added here is a new SCHEMA_VERSION. pyarrow is
+imported with the first schema or table, so that engines run where it is not installed.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    ROWS: pa.Schema
+    IMAGES: pa.Schema
+    RESPONSES: pa.Schema
 
 SCHEMA_VERSION = 1
 
@@ -19,43 +26,47 @@ T = TypeVar("T")
 
 LABELS = ("race", "gender", "age", "body_type", "skin_tone", "occupation")
 
-ROWS = pa.schema(
-    [
-        pa.field("row_id", pa.string(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("group_id", pa.string()),
-        *(pa.field(label, pa.string()) for label in LABELS),
-        pa.field("extra", pa.map_(pa.string(), pa.string())),
-    ]
-)
 
-IMAGES = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
+@cache
+def _schemas() -> dict[str, pa.Schema]:
+    import pyarrow as pa
+
+    string = pa.string()
+    ids = [pa.field(n, string, nullable=False) for n in ("row_id", "image_id", "prompt_id")]
+    rows = [
+        *ids,
+        pa.field("prompt", string, nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("group_id", string),
+        *(pa.field(label, string) for label in LABELS),
+        pa.field("extra", pa.map_(string, string)),
+    ]
+    images = [
+        pa.field("image_id", string, nullable=False),
         pa.field("bytes", pa.binary()),
-        pa.field("sha256", pa.string()),
-        pa.field("error_kind", pa.string()),
-        pa.field("error", pa.string()),
+        pa.field("sha256", string),
+        pa.field("error_kind", string),
+        pa.field("error", string),
     ]
-)
-
-RESPONSES = pa.schema(
-    [
-        pa.field("row_id", pa.string(), nullable=False),
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("prompt_id", pa.string(), nullable=False),
+    responses = [
+        *ids,
         pa.field("seed", pa.int64(), nullable=False),
-        pa.field("text", pa.string()),
+        pa.field("text", string),
         pa.field("token_ids", pa.list_(pa.int32())),
         pa.field("new_tokens", pa.int32()),
-        pa.field("finish_reason", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("error_kind", pa.string()),
+        pa.field("finish_reason", string),
+        pa.field("error", string),
+        pa.field("error_kind", string),
     ]
-)
+    named = {"ROWS": rows, "IMAGES": images, "RESPONSES": responses}
+    return {name: pa.schema(columns) for name, columns in named.items()}
+
+
+def __getattr__(name: str) -> Any:
+    """ROWS, IMAGES and RESPONSES: the Arrow schemas, made when first asked for (PEP 562)."""
+    if name in ("ROWS", "IMAGES", "RESPONSES"):
+        return _schemas()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -147,12 +158,16 @@ def row_id(image_id: str, picture_sha256: str | None, prompt: str, seed: int) ->
 
 def to_table(items: Iterable[Request | Response | Picture], schema: pa.Schema) -> pa.Table:
     """Rows of one schema as an Arrow table, columns in the schema's order."""
+    import pyarrow as pa
+
     rows = list(items)
     columns = [pa.array(_column(rows, f), f.type) for f in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _column(rows: list[Any], column: pa.Field) -> list[Any]:
+    import pyarrow as pa
+
     values = [getattr(row, column.name) for row in rows]
     if pa.types.is_map(column.type):
         return [sorted(value.items()) for value in values]
@@ -167,6 +182,8 @@ def from_table(table: pa.Table, kind: type[T]) -> list[T]:
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
+    import pyarrow as pa
+
     values = column.to_pylist()
     if pa.types.is_map(column.type):
         return [dict(value or ()) for value in values]
@@ -187,6 +204,8 @@ def content_digest(table: pa.Table) -> str:
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
+    import pyarrow as pa
+
     values = column.to_pylist()
     if pa.types.is_binary(column.type):
         return [None if v is None else hashlib.sha256(v).hexdigest() for v in values]

@@ -1,0 +1,1 @@
+"""The benchmark in parts: workload, contenders, race, roofline, report; engine/bench.py runs it."""
