@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -11,14 +13,65 @@ from torch import Tensor
 class ResidualAblation:
     """Directions that are removed from every residual: block inputs, attention and MLP outputs.
 
-    r' = r - alpha A^T (A r). directions A: [k, d_model] float32, orthonormal rows; alpha in [0, 1]
-    removes a share of the component, 1 all of it.
+    r' = r - alpha A^T (A r). alpha in [0, 1] removes a share of the component, 1 all of it.
+
+    directions A: [k, d_model] float32, orthonormal rows, for all rows; or [sets, k, d_model], or
+    [sets, n_layers, k, d_model] where each layer has its own; a zero direction removes nothing.
+    of: the set of each request, in the requests' order (None: all use set 0). The rows of a
+    picture that use one set share its prefix.
     Source: Ratzlaff et al. 2024 (arXiv 2411.12590), section 3.1; Arditi et al. 2024
     (arXiv 2406.11717).
     """
 
     directions: Tensor
     alpha: float = 1.0
+    of: tuple[int, ...] | None = None
+
+    @property
+    def d_model(self) -> int:
+        return self.directions.shape[-1]
+
+    @property
+    def sets(self) -> Tensor:
+        """The directions as [sets, n_layers or 1, k, d_model]."""
+        d = self.directions
+        if d.ndim == 2:
+            return d[None, None]
+        return d[:, None] if d.ndim == 3 else d
+
+    def set_of(self, row: int) -> int:
+        return 0 if self.of is None else self.of[row]
+
+
+@dataclass(frozen=True)
+class FeatureEdit:
+    """A change of the picture's projected features, one dimension at a time.
+
+    f' = f * scale + shift. scale, shift: [d_model] float32. Scale 0 drops a dimension (CLIP-clip),
+    scale 0 with a shift imputes a value (SFID). The vision tower is not run again for it.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def apply(self, features: Tensor) -> Tensor:
+        """features: [..., d_model], any dtype; computed in float32."""
+        scale, shift = (x.to(features.device, torch.float32) for x in (self.scale, self.shift))
+        return (features.float() * scale + shift).to(features.dtype)
+
+
+@dataclass(frozen=True)
+class LogitsBias:
+    """A number added to each token's logit, before temperature, top-k and top-p; -inf forbids it.
+
+    z' = z + bias. bias: [vocab] float32.
+    """
+
+    bias: Tensor
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """logits: [rows, vocab] float32."""
+        return logits + self.bias.to(logits.device)
 
 
 @dataclass(frozen=True)
@@ -27,7 +80,35 @@ class Edit:
 
     prompts: the prompt to show for each request, in the requests' order (None: as they are).
     residual: directions ablated from the decoder's residual stream (None: none).
+    features: what is done to the picture's projected features. logits: rules, applied in order.
     """
 
     prompts: tuple[str, ...] | None = None
     residual: ResidualAblation | None = None
+    features: FeatureEdit | None = None
+    logits: tuple[LogitsBias, ...] = ()
+
+    def biased(self, logits: Tensor) -> Tensor:
+        """The logits after all rules, in float32."""
+        logits = logits.float()
+        for rule in self.logits:
+            logits = rule.apply(logits)
+        return logits
+
+    def set_of(self, row: int) -> int:
+        """The set of directions that a request uses."""
+        return self.residual.set_of(row) if self.residual is not None else 0
+
+    def set_count(self) -> int:
+        return 1 if self.residual is None else len(self.residual.sets)
+
+
+def check_rows(edit: Edit, requests: Sequence[object]) -> None:
+    """Refuse an edit whose per-row data is not for these rows.
+
+    Raises: ValueError, since this is a method's mistake and never a user's.
+    """
+    of = edit.residual.of if edit.residual is not None else None
+    for name, given in (("prompts", edit.prompts), ("residual.of", of)):
+        if given is not None and len(given) != len(requests):
+            raise ValueError(f"Edit.{name} has {len(given)} entries for {len(requests)} rows")

@@ -5,14 +5,14 @@ Hooks are counted: as many are placed as the model has residual points, and each
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.edit import Edit
+from lmmsteer.engine.edit import Edit, ResidualAblation
 from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.models.lmm import Lmm, ResidualPoint
 
@@ -24,22 +24,56 @@ def ablate(r: Tensor, directions: Tensor, alpha: float = 1.0) -> Tensor:
 
     r' = r - alpha A^T (A r). Idempotent for alpha = 1; never raises the norm for alpha in [0, 1].
 
-    r: [..., d_model]; directions A: [k, d_model], orthonormal rows, dtype and device of r.
+    r: [..., d_model]; directions A: [k, d_model], or [rows, k, d_model] for r [rows, tokens,
+    d_model], orthonormal rows, dtype and device of r.
     Source: Ratzlaff et al. 2024 (arXiv 2411.12590), section 3.1, "Test-Time Steering".
     """
+    if directions.ndim == 3:
+        if directions.shape[1] == 1:
+            along = (r * directions).sum(-1, keepdim=True)  # [rows, tokens, 1]
+            return torch.addcmul(r, along, directions, value=-alpha)
+        return r - alpha * ((r @ directions.transpose(1, 2)) @ directions)
     if directions.shape[0] == 1:
         along = (r @ directions[0]).unsqueeze(-1)  # [..., 1]
         return torch.addcmul(r, along, directions[0], value=-alpha)
     return r - alpha * ((r @ directions.T) @ directions)
 
 
+class Directions:
+    """The directions that hooks read: one set for all rows, or each row's own.
+
+    sets: [sets, n_layers or 1, k, d_model] in the model's dtype, on its device.
+    """
+
+    def __init__(self, residual: ResidualAblation, lmm: Lmm) -> None:
+        self.sets = residual.sets.to(lmm.device.torch_device(), lmm.dtype)
+        self.alpha = residual.alpha
+        self._rows: Tensor | None = None  # [rows, n_layers or 1, k, d_model]
+
+    def choose(self, of: Sequence[int]) -> None:
+        """From now on row i of a batch uses set of[i]."""
+        if len(self.sets) == 1:
+            return
+        chosen = self.sets.index_select(0, torch.tensor(of, device=self.sets.device))
+        if self._rows is not None and self._rows.shape == chosen.shape:
+            self._rows.copy_(chosen)  # In place: a captured step reads this memory.
+        else:
+            self._rows = chosen
+
+    def of_layer(self, layer: int) -> Tensor:
+        """[k, d_model] for all rows, or [rows, k, d_model]."""
+        source = self.sets[0] if self._rows is None else self._rows
+        if source.shape[-3] == 1:
+            layer = 0
+        return source[..., layer, :, :]
+
+
 class _Ablation:
     """One hook: ablates what passes its point, and counts how often that was."""
 
-    def __init__(self, point: ResidualPoint, directions: Tensor, alpha: float) -> None:
+    def __init__(self, point: ResidualPoint, directions: Directions) -> None:
         self.point = point
         self.directions = directions
-        self.alpha = alpha
         self.fired = 0
 
     def place(self) -> Any:
@@ -61,29 +95,32 @@ class _Ablation:
 
     def _apply(self, r: Tensor) -> Tensor:
         self.fired += 1
-        if self.directions.dtype != r.dtype or self.directions.device != r.device:
-            self.directions = self.directions.to(r.device, r.dtype)
-        return ablate(r, self.directions, self.alpha)
+        return ablate(r, self.directions.of_layer(self.point.layer), self.directions.alpha)
 
 
 @contextmanager
-def installed(lmm: Lmm, edit: Edit) -> Iterator[None]:
+def installed(lmm: Lmm, edit: Edit, of: Sequence[int] = ()) -> Iterator[Directions | None]:
     """The model under an edit, for the length of a `with` block; untouched afterwards.
+
+    of: the set of directions of each row of the batch, where there are several. An engine whose
+    batch changes calls `choose` on the directions that this yields.
 
     Raises: LmmsteerError where the model has no residual stream to edit, the directions have
     another width, hooks placed are not the hooks asked for, or an edit is installed already;
     RunFailed at the end of the block if some hook never fired.
     """
     if edit.residual is None:
-        yield
+        yield None
         return
-    _check(lmm, edit.residual.directions)
-    directions = edit.residual.directions.to(lmm.device.torch_device(), lmm.dtype)
-    hooks = [_Ablation(p, directions, edit.residual.alpha) for p in lmm.residual_points()]
+    _check(lmm, edit.residual)
+    directions = Directions(edit.residual, lmm)
+    if of:
+        directions.choose(of)
+    hooks = [_Ablation(p, directions) for p in lmm.residual_points()]
     with ExitStack() as placed:
         for hook in hooks:
             placed.callback(hook.place().remove)
-        yield
+        yield directions
     silent = [f"layer {h.point.layer} {h.point.place}" for h in hooks if not h.fired]
     if silent:
         raise RunFailed(
@@ -93,14 +130,16 @@ def installed(lmm: Lmm, edit: Edit) -> Iterator[None]:
         )
 
 
-def _check(lmm: Lmm, directions: Tensor) -> None:
+def _check(lmm: Lmm, residual: ResidualAblation) -> None:
+    directions = residual.directions
     if not lmm.family.pre_norm_residual:
         raise LmmsteerError(
             f"The decoder of {lmm.family.name} models has no pre-norm residual stream, so "
             "directions cannot be ablated from it.",
             "Use a method that edits prompts or logits",
         )
-    if directions.ndim != 2 or directions.shape[1] != lmm.d_model:
+    layers = residual.sets.shape[1] if 2 <= directions.ndim <= 4 else 0
+    if layers not in (1, lmm.n_layers) or residual.d_model != lmm.d_model:
         raise LmmsteerError(
             f"Directions of shape {list(directions.shape)} do not fit {lmm.name}, whose residual "
             f"stream is {lmm.d_model} wide.",

@@ -104,20 +104,32 @@ def choose(logits: Tensor, keys: Tensor, step: int | Tensor, sampling: Sampling)
     Rows do not see each other. A row whose logits are not finite gets an arbitrary token; find it
     with `nonfinite`.
     """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    scores = logits.float() / sampling.temperature
-    width = sampling.top_k + SPARE
-    if sampling.top_k == 0 or width >= scores.shape[-1]:
-        return _draw(scores, _every_token(scores), keys, step, sampling)
-    values, tokens = _largest(scores, width)
-    chosen = _draw(values, tokens, keys, step, sampling)
-    crowded = values.amin(-1) >= _kth(values, sampling.top_k).squeeze(-1)
+    chosen, crowded = choose_among(logits, keys, step, sampling)
     if crowded.any():  # More ties with the k-th value than there is room for: look at every token.
         steps = step[crowded] if isinstance(step, Tensor) else step
-        whole = scores[crowded]
+        whole = logits[crowded].float() / sampling.temperature
         chosen[crowded] = _draw(whole, _every_token(whole), keys[crowded], steps, sampling)
     return chosen
+
+
+def choose_among(
+    logits: Tensor, keys: Tensor, step: int | Tensor, sampling: Sampling
+) -> tuple[Tensor, Tensor]:
+    """`choose` from the top_k + SPARE largest logits alone: no host decides, so it can be captured.
+
+    Result: [rows] int64, and [rows] bool: rows with so many ties that their token may be wrong.
+    """
+    nobody = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
+    if sampling.temperature == 0:
+        return logits.argmax(-1), nobody
+    width = sampling.top_k + SPARE
+    if sampling.top_k == 0 or width >= logits.shape[-1]:
+        scores = logits.float() / sampling.temperature
+        return _draw(scores, _every_token(scores), keys, step, sampling), nobody
+    values, tokens = _largest(logits, width)
+    values = values.float() / sampling.temperature
+    chosen = _draw(values, tokens, keys, step, sampling)
+    return chosen, values.amin(-1) >= _kth(values, sampling.top_k).squeeze(-1)
 
 
 def _every_token(scores: Tensor) -> Tensor:

@@ -75,6 +75,12 @@ class Lmm:
         token = self.image_token
         return int(self.tokenizer.convert_tokens_to_ids(token)) if token else -1
 
+    @cached_property
+    def decoder(self) -> Any:
+        """The module whose blocks `layers` are."""
+        paths = [path.rpartition(".")[0] for path in self.family.layers]
+        return _first_path(self.model, paths, self.family)
+
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""

@@ -1,0 +1,256 @@
+"""From pictures and prompts to rows that are ready to decode: each thing computed once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lmmsteer.engine.attention import Groups, working
+from lmmsteer.engine.edit import Edit
+from lmmsteer.engine.hooks import Directions
+from lmmsteer.engine.pictures import Ahead, FeatureCache
+from lmmsteer.engine.rows import Group, Row
+from lmmsteer.engine.sampling import Sampling, choose, nonfinite, row_keys
+from lmmsteer.engine.stats import Stats
+from lmmsteer.engine.store import Lanes, Pair, Passing, PrefixWork, SuffixWork
+from lmmsteer.models.decoding import Decoding
+from lmmsteer.models.lmm import Lmm, PreparedPicture
+
+T = TypeVar("T")
+TOKENS = 4096  # Tokens of one prefill call, and
+PICTURES = 8  # pictures of one vision call: beyond, larger calls bring nothing.
+
+
+@dataclass(eq=False)
+class Shown:
+    """A group with what is computed for it on the way."""
+
+    group: Group
+    picture: PreparedPicture
+    prefix: tuple[int, ...]
+    suffixes: dict[str, tuple[int, ...]]
+    features: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Suffix:
+    """One prompt behind one prefix: its logits, and where its keys and values are."""
+
+    shown: Shown
+    prompt: str
+    ids: tuple[int, ...]
+    logits: Tensor | None = None
+    kept: dict[int, Pair] = field(default_factory=dict)
+    index: int = 0
+
+
+@dataclass(eq=False)
+class Ready:
+    """A row with its first token; its slot begins with a copy of its suffix's keys and values."""
+
+    row: Row
+    group: Group
+    token: int
+    failed: bool
+    suffix: Suffix
+    position: int
+
+    def ended(self, eos_ids: Sequence[int]) -> bool:
+        """Whether the first token was the last."""
+        ending = self.token in eos_ids and not self.row.forced
+        return self.failed or self.row.limit <= 1 or ending
+
+
+class Prefill:
+    """Computes what rows share, in calls that hold as many pictures as is useful (strict: one)."""
+
+    def __init__(
+        self,
+        lmm: Lmm,
+        decoding: Decoding,
+        edit: Edit,
+        sampling: Sampling,
+        one_by_one: bool,
+        chunk: int | None,
+        lanes: Lanes,
+        ahead: Ahead,
+        cache: FeatureCache,
+        stats: Stats,
+    ) -> None:
+        self.lmm, self.decoding, self.edit, self.sampling = lmm, decoding, edit, sampling
+        self.one_by_one, self.chunk = one_by_one, chunk
+        self.lanes, self.ahead, self.cache, self.stats = lanes, ahead, cache, stats
+        self.device = lmm.device.torch_device()
+        self.cross = decoding.cross_layers(lmm)
+        self.passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=self.device))
+
+    def run(self, groups: Sequence[Group], directions: Directions | None) -> list[Ready]:
+        """Fill the groups' lanes and sample every row's first token."""
+        shown = [self._show(group) for group in groups]
+        with self._timed("vision"):
+            self._see(shown)
+        suffixes: list[Suffix] = []
+        with self._timed("prefix"):
+            for batch in self._batches(shown, lambda one: len(one.prefix), same=True):
+                suffixes += self._prefix(batch, directions)
+        waiting = [suffix for suffix in suffixes if suffix.ids]
+        with self._timed("suffix"):
+            for batch in self._batches(waiting, lambda one: len(one.ids), same=False):
+                self._suffix(batch, directions)
+            return [one for suffix in suffixes for one in self._first_tokens(suffix)]
+
+    def _show(self, group: Group) -> Shown:
+        picture = self.ahead.take(group.image_id)
+        prompts = dict.fromkeys(row.prompt for row in group.rows)
+        ids = {prompt: self.lmm.token_ids(prompt, picture.tokens) for prompt in prompts}
+        cut = {p: self.decoding.split(self.lmm, found) for p, found in ids.items()}
+        prefixes = {tuple(found[: cut[p]]) for p, found in ids.items()}
+        if len(prefixes) > 1:
+            raise RuntimeError("the text before the picture differs between prompts")
+        suffixes = {p: tuple(found[cut[p] :]) for p, found in ids.items()}
+        return Shown(group, picture, prefixes.pop(), suffixes)
+
+    def _see(self, shown: Sequence[Shown]) -> None:
+        """Vision features of each picture, from the cache or by the tower, then the edit's."""
+        keys = [self.cache.key(self.lmm, one.picture) for one in shown]
+        for one, key in zip(shown, keys, strict=True):
+            one.features = self.cache.get(key)
+        missing = {k: one for k, one in zip(keys, shown, strict=True) if one.features is None}
+        size = 1 if self.one_by_one else PICTURES
+        for batch in _alike(list(missing.items()), size):
+            found = self.decoding.features(self.lmm, [one.picture for _, one in batch])
+            self.stats.encoded += len(batch)
+            for (key, one), features in zip(batch, found, strict=True):
+                one.features = features
+                self.cache.put(key, features)
+        for one, key in zip(shown, keys, strict=True):
+            if one.features is None:
+                one.features = missing[key].features
+        if self.edit.features is not None:
+            for one in shown:
+                assert one.features is not None
+                one.features = self.edit.features.apply(one.features)
+
+    def _prefix(self, batch: Sequence[Shown], directions: Directions | None) -> list[Suffix]:
+        lanes = [one.group.lane for one in batch]
+        ids = torch.tensor([one.prefix for one in batch], device=self.device)
+        pictures = [one.picture for one in batch]
+        features = [one.features for one in batch if one.features is not None]
+        arguments = self.decoding.prefix(self.lmm, ids, pictures, features)
+        self.lanes.set_lengths(lanes, ids.shape[1])
+        if directions is not None:
+            directions.choose([one.group.directions for one in batch])
+        work = PrefixWork(
+            self.lanes,
+            lanes,
+            causal=self.decoding.causal,
+            cross_layers=self.cross,
+            valid=[self.decoding.valid(self.lmm, picture) for picture in pictures],
+        )
+        with working(work):
+            hidden = self._decode(arguments)
+        self.stats.prefixes += len(batch)
+        found = [Suffix(one, p, s) for one in batch for p, s in one.suffixes.items()]
+        whole = [at for at, one in enumerate(batch) if not all(one.suffixes.values())]
+        if whole:  # The prompt is part of the prefix.
+            logits = self._logits(hidden[whole, -1])
+            of = {id(batch[at]): logits[i : i + 1] for i, at in enumerate(whole)}
+            for suffix in found:
+                suffix.logits = of.get(id(suffix.shown))
+        return found
+
+    def _suffix(self, batch: Sequence[Suffix], directions: Directions | None) -> None:
+        lanes = [suffix.shown.group.lane for suffix in batch]
+        used = sorted(set(lanes))
+        picked = self.lanes.pick(used)
+        at = [used.index(lane) for lane in lanes]
+        width = max(at.count(lane) for lane in set(at))
+        work = SuffixWork(
+            self.lanes,
+            picked,
+            Groups(at, len(used), width, self.device),
+            self.lanes.longest(used),
+            self.chunk,
+        )
+        length = max(len(suffix.ids) for suffix in batch)
+        ids = torch.tensor([[*s.ids, *[0] * (length - len(s.ids))] for s in batch])
+        starts = torch.tensor([self._start(suffix) for suffix in batch])
+        positions = (starts[:, None] + torch.arange(length)).to(self.device)
+        if directions is not None:
+            directions.choose([suffix.shown.group.directions for suffix in batch])
+        arguments = self.decoding.behind(self.lmm, ids.to(self.device), positions)
+        with working(work):
+            hidden = self._decode(arguments)
+        last = torch.tensor([len(suffix.ids) - 1 for suffix in batch], device=self.device)
+        logits = self._logits(hidden[torch.arange(len(batch), device=self.device), last])
+        for index, suffix in enumerate(batch):
+            suffix.logits, suffix.kept, suffix.index = logits[index : index + 1], work.kept, index
+        self.stats.suffixes += len(batch)
+
+    def _first_tokens(self, suffix: Suffix) -> Iterator[Ready]:
+        shown = suffix.shown
+        rows = [row for row in shown.group.rows if row.prompt == suffix.prompt]
+        assert suffix.logits is not None
+        keys = row_keys([row.request.row_id for row in rows]).to(self.device)
+        logits = suffix.logits.expand(len(rows), -1)
+        failed = bool(nonfinite(suffix.logits).item())
+        tokens = choose(logits, keys, 0, self.sampling).tolist()
+        position = self._start(suffix) + len(suffix.ids)
+        for row, token in zip(rows, tokens, strict=True):
+            yield Ready(row, shown.group, token, failed, suffix, position)
+
+    def _start(self, suffix: Suffix) -> int:
+        shown = suffix.shown
+        return self.decoding.start(self.lmm, shown.prefix, shown.picture)
+
+    def _decode(self, arguments: dict[str, Any]) -> Tensor:
+        return self.decoding.run(self.lmm, arguments, self.passing)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.edit.biased(self.decoding.logits(self.lmm, hidden))
+
+    def _batches(
+        self, items: Sequence[T], size: Callable[[T], int], *, same: bool
+    ) -> Iterator[list[T]]:
+        """Items in calls of at most TOKENS tokens; same: of one size only."""
+        batch: list[T] = []
+        for item in sorted(items, key=size) if same else items:
+            longest = max([size(one) for one in batch] + [size(item)])
+            full = (len(batch) + 1) * longest > TOKENS or self.one_by_one
+            if batch and (full or (same and size(batch[0]) != size(item))):
+                yield batch
+                batch = []
+            batch.append(item)
+        if batch:
+            yield batch
+
+    def _timed(self, stage: str) -> Any:
+        return _Timed(self.stats, stage)
+
+
+class _Timed:
+    def __init__(self, stats: Stats, stage: str) -> None:
+        self.stats, self.stage = stats, stage
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = getattr(self.stats, self.stage) + time.perf_counter() - self.started
+        setattr(self.stats, self.stage, spent)
+
+
+def _alike(items: Sequence[tuple[Any, Shown]], size: int) -> Iterator[list[tuple[Any, Shown]]]:
+    """Pictures whose tensors have the same shapes, at most `size` together."""
+    by_shape: dict[Any, list[tuple[Any, Shown]]] = {}
+    for item in items:
+        shapes = tuple((n, tuple(t.shape)) for n, t in sorted(item[1].picture.features.items()))
+        by_shape.setdefault(shapes, []).append(item)
+    for alike in by_shape.values():
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]

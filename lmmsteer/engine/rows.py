@@ -1,0 +1,105 @@
+"""Rows on their way through an engine, and how generated tokens become a response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lmmsteer.engine.edit import Edit, check_rows
+from lmmsteer.models.lmm import Lmm
+from lmmsteer.schema import Request, Response
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row: where it stands among the requests, and what the model is shown.
+
+    limit: the most new tokens; forced: exactly so many, whatever the model would end with.
+    """
+
+    index: int
+    request: Request
+    prompt: str
+    directions: int
+    limit: int
+    forced: bool = False
+
+
+@dataclass(eq=False)
+class Group:
+    """Rows that share a prefix: one picture under one set of directions (and, where the family's
+    mask wants it, one prompt). lane: where its prefix lies; left: rows without an answer yet.
+    """
+
+    image_id: str
+    directions: int
+    rows: list[Row] = field(default_factory=list)
+    lane: int = -1
+    left: int = 0
+    failed: bool = False
+
+
+def plan_rows(
+    lmm: Lmm,
+    requests: Sequence[Request],
+    edit: Edit,
+    max_new_tokens: int,
+    lengths: Sequence[int] | None = None,
+) -> tuple[list[Row], dict[int, Response]]:
+    """The rows that can be shown, and the responses of those that cannot."""
+    check_rows(edit, requests)
+    prompts = edit.prompts or tuple(request.prompt for request in requests)
+    rows, refused = [], {}
+    refusals = {prompt: lmm.refusal(prompt) for prompt in dict.fromkeys(prompts)}
+    for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+        if refusal := refusals[prompt]:
+            refused[index] = Response.failed(request, "prompt_refused", refusal)
+            continue
+        limit = max_new_tokens if lengths is None else lengths[index]
+        rows.append(Row(index, request, prompt, edit.set_of(index), limit, lengths is not None))
+    return rows, refused
+
+
+def grouped(rows: Sequence[Row], shares_prompts: bool, width: int | None = None) -> list[Group]:
+    """Rows by what they share, in the order in which each group first appears.
+
+    width: the most rows of a group; where there are more, the next group begins.
+    """
+    groups: list[Group] = []
+    open_: dict[tuple[str, int, str], Group] = {}
+    for row in rows:
+        key = (row.request.image_id, row.directions, "" if shares_prompts else row.prompt)
+        group = open_.get(key)
+        if group is None or (width is not None and len(group.rows) >= width):
+            group = open_[key] = Group(row.request.image_id, row.directions)
+            groups.append(group)
+        group.rows.append(row)
+        group.left += 1
+    return groups
+
+
+def response(
+    lmm: Lmm, request: Request, tokens: Sequence[int], failed_at: int | None, forced: bool = False
+) -> Response:
+    """What was generated, as the answer to a request. tokens may end with an end-of-sequence id.
+
+    text is the decoded tokens without special ones, stripped of white space at both ends.
+    failed_at: the step at which the row's logits were not finite, if they were not.
+    """
+    if failed_at is not None:
+        return Response.failed(
+            request, "nonfinite", f"the logits at step {failed_at} are not finite"
+        )
+    ended = not forced and bool(tokens) and tokens[-1] in lmm.eos_ids
+    kept = list(tokens[:-1] if ended else tokens)
+    text = lmm.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Response(
+        row_id=request.row_id,
+        image_id=request.image_id,
+        prompt_id=request.prompt_id,
+        seed=request.seed,
+        text=text.strip(),
+        token_ids=kept,
+        new_tokens=len(kept),
+        finish_reason="eos" if ended else "length",
+    )

@@ -1,0 +1,172 @@
+"""One generation from requests to responses: lanes are filled, slots decode, a free slot is filled.
+
+What happens in which order follows from the requests and the slot count alone, never from time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from lmmsteer.engine.edit import Edit
+from lmmsteer.engine.hooks import Directions
+from lmmsteer.engine.pictures import Ahead, FeatureCache
+from lmmsteer.engine.prefill import Prefill, Ready
+from lmmsteer.engine.rows import Group, Row, grouped, plan_rows, response
+from lmmsteer.engine.sampling import Sampling
+from lmmsteer.engine.slots import Slots
+from lmmsteer.engine.stats import Stats
+from lmmsteer.engine.store import Lanes
+from lmmsteer.models.decoding import DECODING
+from lmmsteer.models.lmm import Lmm
+from lmmsteer.schema import Request
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How much a run works on at a time.
+
+    slots: rows that decode together. lanes: prefixes kept. width: rows of one lane (None: as many
+    as there are). fixed: every decode step has one shape, whatever is free. chunk: keys at a time,
+    for results that no companion's length can change (strict mode). window: steps between two looks
+    of the host. one_by_one: a prefill call holds one prefix, or one suffix (strict mode).
+    """
+
+    slots: int
+    lanes: int
+    width: int | None = None
+    fixed: bool = False
+    chunk: int | None = None
+    window: int = 1
+    one_by_one: bool = False
+
+
+class Run:
+    """Answers a list of requests: `advance` until `done`; `finished` holds responses by row."""
+
+    def __init__(
+        self,
+        lmm: Lmm,
+        requests: Sequence[Request],
+        pictures: Mapping[str, Image.Image],
+        edit: Edit,
+        sampling: Sampling,
+        shape: Shape,
+        cache: FeatureCache,
+        stats: Stats,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        decoding = DECODING[lmm.family.name]
+        self.lmm, self.shape, self.stats = lmm, shape, stats
+        rows, self.finished = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
+        groups = grouped(rows, decoding.shares_prompts, shape.width)
+        self.waiting = deque(groups)
+        self.ready: deque[Ready] = deque()
+        self.ahead = Ahead(lmm, pictures, [group.image_id for group in groups])
+        self.lanes = Lanes(shape.lanes, lmm.device.torch_device(), shape.chunk)
+        self.free_lanes = list(range(shape.lanes))
+        self.slots = Slots(
+            lmm,
+            decoding,
+            edit,
+            sampling,
+            shape.slots,
+            self.lanes,
+            fixed=shape.fixed,
+            width=shape.width,
+            chunk=shape.chunk,
+            window=shape.window,
+        )
+        self.prefill = Prefill(
+            lmm,
+            decoding,
+            edit,
+            sampling,
+            shape.one_by_one,
+            shape.chunk,
+            self.lanes,
+            self.ahead,
+            cache,
+            stats,
+        )
+        self.started = time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        return not (self.waiting or self.ready or self.slots.busy)
+
+    def advance(self, directions: Directions | None) -> None:
+        """Fill what is free, decode one token for every row, take in what has ended."""
+        self._fill(directions)
+        if not self.slots.busy:
+            return
+        started = time.perf_counter()
+        if directions is not None and (self.slots.changed or self._chosen != "slots"):
+            directions.choose(self.slots.directions())
+            self._chosen = "slots"
+        self.stats.steps += 1
+        self.stats.busy += self.slots.busy
+        for ended in self.slots.step():
+            one = ended.active
+            self._finish(one.row, one.group, one.tokens, ended.failed_at)
+        self.stats.decode += time.perf_counter() - started
+
+    _chosen = ""
+
+    def _fill(self, directions: Directions | None) -> None:
+        while self.slots.free and (self.ready or self._prefill(directions)):
+            room = min(self.slots.free, len(self.ready))
+            if room:
+                self.slots.join([self.ready.popleft() for _ in range(room)])
+        self.slots.pack()
+        if not self.waiting and not self.shape.fixed:
+            self._close_lanes()
+
+    def _prefill(self, directions: Directions | None) -> bool:
+        """The next groups' prefixes and suffixes, as many as slots and lanes are free for."""
+        groups: list[Group] = []
+        expected = 0
+        while self.waiting and self.free_lanes and expected < self.slots.free:
+            group = self.waiting.popleft()
+            group.lane = self.free_lanes.pop(0)
+            expected += len(group.rows)
+            groups.append(group)
+        if not groups:
+            return False
+        self._chosen = "prefill"
+        for one in self.prefill.run(groups, directions):
+            self.stats.first_tokens.append(time.perf_counter() - self.started)
+            if one.ended(self.lmm.eos_ids):
+                self._finish(one.row, one.group, [one.token], 0 if one.failed else None)
+            else:
+                self.ready.append(one)
+        return True
+
+    def _finish(self, row: Row, group: Group, tokens: Sequence[int], failed_at: int | None) -> None:
+        self.finished[row.index] = response(self.lmm, row.request, tokens, failed_at, row.forced)
+        self.stats.tokens += len(tokens)
+        group.left -= 1
+        group.failed = group.failed or failed_at is not None
+        if not group.left:
+            if group.failed:  # What is not finite would reach the lane's next prefix.
+                self.lanes.clear(group.lane)
+            self.free_lanes = sorted([*self.free_lanes, group.lane])
+
+    def _close_lanes(self) -> None:
+        """Nothing waits: the last prefixes move into free lanes, so that none is read in vain."""
+        held = {one.group.lane: one.group for one in self.ready} | self.slots.held()
+        while held and self.free_lanes and self.free_lanes[0] < max(held):
+            source, to = max(held), self.free_lanes.pop(0)
+            self.lanes.move(source, to)
+            held[to] = held.pop(source)
+            held[to].lane = to
+            self.free_lanes = sorted([*self.free_lanes, source])
+            self.slots.changed = True
+
+    def close(self) -> None:
+        self.stats.wait += self.ahead.wait
+        self.ahead.close()

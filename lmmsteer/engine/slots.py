@@ -1,0 +1,234 @@
+"""Fixed slots: rows decode side by side; one that ends makes room for the next.
+
+Without `fixed` the active rows stand in front, so that a call is as large as there are rows: a
+row that ends with no successor is replaced by the last one. With `fixed` every call has all slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lmmsteer.engine.attention import Groups, working
+from lmmsteer.engine.capture import Captured
+from lmmsteer.engine.edit import Edit
+from lmmsteer.engine.prefill import Ready
+from lmmsteer.engine.rows import Group, Row
+from lmmsteer.engine.sampling import Sampling, choose, choose_among, nonfinite, row_keys
+from lmmsteer.engine.store import DecodeWork, Lanes, Own, Passing
+from lmmsteer.models.decoding import Decoding
+from lmmsteer.models.lmm import Lmm
+
+BUCKET = 128  # Own tokens are read in multiples of this where calls have fixed shapes.
+
+
+@dataclass(eq=False)
+class Active:
+    """A row in a slot: what it has said, and how many own tokens its slot holds."""
+
+    row: Row
+    group: Group
+    tokens: list[int]
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """A row that said its last token; failed_at: the step whose logits were not finite."""
+
+    active: Active
+    failed_at: int | None
+
+
+class Slots:
+    """The rows that decode, and their state on the device."""
+
+    def __init__(
+        self,
+        lmm: Lmm,
+        decoding: Decoding,
+        edit: Edit,
+        sampling: Sampling,
+        count: int,
+        lanes: Lanes,
+        *,
+        fixed: bool = False,
+        width: int | None = None,
+        chunk: int | None = None,
+        window: int = 1,
+    ) -> None:
+        device = lmm.device.torch_device()
+        self.lmm, self.decoding, self.edit, self.sampling = lmm, decoding, edit, sampling
+        self.lanes, self.fixed, self.width, self.chunk = lanes, fixed, width, chunk
+        self.window = window
+        self.own = Own(count, device, block=chunk or (BUCKET if fixed else None))
+        self.active: list[Active | None] = [None] * count
+        self.changed = True
+        self._groups: Groups | None = None
+        self._passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=device))
+        self._prefix_keys = 0
+        self._picked = slice(0, 0)
+        self._tokens = torch.zeros(count, dtype=torch.long, device=device)
+        self._position = torch.zeros(count, dtype=torch.long, device=device)
+        self._step = torch.zeros(count, dtype=torch.int32, device=device)
+        self._keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
+        self._state = (self._tokens, self._position, self._step, self.own.lengths)
+        self._graphs = fixed and device.type == "cuda"
+        self._captured = Captured(lambda: self._token(exact=False), self._state)
+
+    @property
+    def free(self) -> int:
+        return self.active.count(None)
+
+    @property
+    def busy(self) -> int:
+        return len(self.active) - self.free
+
+    @property
+    def size(self) -> int:
+        """Rows of a call."""
+        return len(self.active) if self.fixed else self.busy
+
+    def held(self) -> dict[int, Group]:
+        """The groups that decode, by lane."""
+        return {one.group.lane: one.group for one in self.active if one is not None}
+
+    def directions(self) -> list[int]:
+        """The set of directions of each row of a call."""
+        return [0 if one is None else one.row.directions for one in self.active[: self.size]]
+
+    def join(self, ready: Sequence[Ready]) -> None:
+        """Put rows into free slots, behind a copy of their suffixes' keys and values."""
+        free = [slot for slot, one in enumerate(self.active) if one is None][: len(ready)]
+        self._copy_suffixes(free, ready)
+        at = torch.tensor(free, device=self._tokens.device)
+        self._tokens[at] = at.new_tensor([one.token for one in ready])
+        self._position[at] = at.new_tensor([one.position for one in ready])
+        self._step[at] = 1
+        keys = row_keys([one.row.request.row_id for one in ready])
+        self._keys[at] = keys.to(at.device)
+        for slot, one in zip(free, ready, strict=True):
+            length = len(one.suffix.ids)
+            self.active[slot] = Active(one.row, one.group, [one.token], length)
+        self.changed = True
+
+    def _copy_suffixes(self, slots: Sequence[int], ready: Sequence[Ready]) -> None:
+        most = max(len(one.suffix.ids) + one.row.limit for one in ready)
+        self.own.ensure(most + self.window)
+        calls: dict[int, list[tuple[int, Ready]]] = {}
+        for slot, one in zip(slots, ready, strict=True):
+            calls.setdefault(id(one.suffix.kept), []).append((slot, one))
+        for members in calls.values():
+            lengths = [len(one.suffix.ids) for _, one in members]
+            into = [slot for slot, _ in members]
+            rows = [one.suffix.index for _, one in members]
+            self.own.put(into, members[0][1].suffix.kept, rows, lengths)
+
+    def step(self) -> list[Ended]:
+        """Up to `window` tokens for every row; the rows that ended with one leave their slots."""
+        if self.changed:
+            self._regroup()
+        longest = max(one.length for one in self.active if one is not None)
+        if self.own.reach(longest + self.window, exact=not self.fixed):
+            self._captured.forget()
+        before = [tensor.clone() for tensor in self._state] if self._graphs else []
+        outcomes = [self._one(exact=not self._graphs) for _ in range(self.window)]
+        tokens, bad, crowded = torch.stack(outcomes).unbind(1)
+        if self._graphs and bool(crowded.any()):  # Rare: once more, looking at every token.
+            self._captured.restore(before)
+            outcomes = [self._token(exact=True) for _ in range(self.window)]
+            tokens, bad, _ = torch.stack(outcomes).unbind(1)
+        return self._harvest(tokens.tolist(), bad.tolist())
+
+    def _one(self, *, exact: bool) -> Tensor:
+        if not self._graphs:
+            return self._token(exact=exact)
+        key = (self.own.longest, self.lanes.ragged(self._prefix_keys))
+        return self._captured(key).clone()
+
+    def _token(self, *, exact: bool) -> Tensor:
+        """One token for every row: [3, rows], the token, not finite, crowded (see choose_among)."""
+        size = self.size
+        assert self._groups is not None
+        work = DecodeWork(
+            self.lanes, self._picked, self._groups, self._prefix_keys, self.own, self.chunk
+        )
+        tokens, positions = self._tokens[:size, None], self._position[:size, None]
+        arguments = self.decoding.behind(self.lmm, tokens, positions)
+        with working(work):
+            hidden = self.decoding.run(self.lmm, arguments, self._passing)
+        logits = self.edit.biased(self.decoding.logits(self.lmm, hidden[:, -1]))
+        bad = nonfinite(logits)
+        keys, step = self._keys[:size], self._step[:size]
+        if exact:
+            chosen, crowded = choose(logits, keys, step, self.sampling), torch.zeros_like(bad)
+        else:
+            chosen, crowded = choose_among(logits, keys, step, self.sampling)
+        self._tokens[:size] = chosen
+        self._position[:size] += 1
+        self._step[:size] += 1
+        self.own.lengths[:size] += 1
+        return torch.stack([chosen, bad.to(chosen.dtype), crowded.to(chosen.dtype)])
+
+    def _regroup(self) -> None:
+        """Which row reads which lane; in fixed calls in the memory that a captured step reads."""
+        lane_of = [-1 if one is None else one.group.lane for one in self.active[: self.size]]
+        count = len(self.lanes) if self.fixed else max(lane_of) + 1
+        groups = Groups(lane_of, count, self.width, self._tokens.device)
+        if self.fixed and self._groups is not None:
+            self._groups.rows.copy_(groups.rows)
+            self._groups.back.copy_(groups.back)
+        else:
+            self._groups = groups
+        self._picked = slice(0, count)
+        keys = self.lanes.room() if self.fixed else self.lanes.longest(list(self.held()))
+        if keys != self._prefix_keys:
+            self._captured.forget()
+        self._prefix_keys = keys
+        self.changed = False
+
+    def _harvest(self, tokens: list[list[int]], bad: list[list[int]]) -> list[Ended]:
+        """What the rows said in a window; what a row says after its end is thrown away."""
+        ended = []
+        for slot, one in enumerate(self.active[: self.size]):
+            if one is None:
+                continue
+            one.length += len(tokens)
+            if (end := self._listen(one, slot, tokens, bad)) is not None:
+                ended.append(end)
+        for end in ended:
+            slot = self.active.index(end.active)
+            self.active[slot] = None
+            self.changed = True
+            if end.failed_at is not None:
+                # What is not finite would reach the slot's next row through its mask.
+                self.own.clear(slot)
+        return ended
+
+    def _listen(
+        self, one: Active, slot: int, tokens: list[list[int]], bad: list[list[int]]
+    ) -> Ended | None:
+        for said, failed in zip(tokens, bad, strict=True):
+            one.tokens.append(said[slot])
+            ending = said[slot] in self.lmm.eos_ids and not one.row.forced
+            if failed[slot] or ending or len(one.tokens) >= one.row.limit:
+                return Ended(one, len(one.tokens) - 1 if failed[slot] else None)
+        return None
+
+    def pack(self) -> None:
+        """Close the holes: the last rows move into them. Nothing to do where calls are fixed."""
+        if self.fixed:
+            return
+        while None in self.active[: self.busy]:
+            hole = self.active.index(None)
+            last = max(slot for slot, one in enumerate(self.active) if one is not None)
+            one = self.active[last]
+            assert one is not None
+            self.own.move(last, hole, one.length)
+            for state in (self._tokens, self._position, self._step, self._keys):
+                state[hole] = state[last]
+            self.active[hole], self.active[last] = one, None
+            self.changed = True

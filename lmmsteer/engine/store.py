@@ -1,0 +1,375 @@
+"""Keys and values of the shared engine: prefixes by lane, own tokens by slot, nothing that grows.
+
+A lane holds one picture's prefix under one edit; a slot one row's own tokens. transformers sees a
+cache that hands back what it is given (`Passing`): what is kept, and where, is the work's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from lmmsteer.engine.attention import (
+    Groups,
+    causal_bias,
+    fold,
+    half,
+    is_capped,
+    length_bias,
+    merge,
+)
+
+Pair = tuple[Tensor, Tensor]
+
+
+class _Layer:
+    """One layer of `Passing`, as far as models look at it."""
+
+    is_initialized = True
+    is_compileable = False
+
+    def __init__(self, like: Tensor) -> None:
+        self.keys = self.values = like
+
+    def get_seq_length(self) -> int:
+        return 1
+
+
+class Passing(Cache):
+    """A cache as transformers' decoders call it; keys and values pass through untouched.
+
+    cached: cross-attention layers believe that theirs are there, as they are in a lane.
+    """
+
+    is_compileable = False  # type: ignore[assignment]
+    is_initialized = True  # type: ignore[assignment]
+
+    def __init__(self, layers: int, like: Tensor) -> None:
+        # transformers' own would make storage; of it only the type is wanted.
+        self.layers = [_Layer(like) for _ in range(layers)]  # type: ignore[assignment]
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> Pair:
+        return key, value
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 1
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+class Lanes:
+    """Prefixes: for each layer keys and values [lanes, kv_heads, room, head_dim].
+
+    Layers are made when they are first written, since only then their shapes are known. A lane's
+    length says how many of its keys are there; cross-attention layers have lengths of their own.
+    block: the room is a multiple of it (strict mode's chunk).
+    """
+
+    def __init__(self, lanes: int, device: torch.device, block: int | None = None) -> None:
+        self.block = block or 1
+        self.lengths = torch.ones(lanes, dtype=torch.long, device=device)
+        self.kept: dict[int, Pair] = {}
+        self.cross: dict[int, Tensor] = {}
+        self._tokens = [0] * lanes  # 0: never filled; its zeros are harmless, no mask is needed.
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def set_lengths(self, lanes: Sequence[int], tokens: int) -> None:
+        """The prefixes that these lanes are going to hold have so many tokens."""
+        for lane in lanes:
+            self._tokens[lane] = tokens
+        self.lengths[torch.tensor(lanes, device=self.lengths.device)] = tokens
+
+    def longest(self, lanes: Sequence[int]) -> int:
+        return max(self._tokens[lane] for lane in lanes)
+
+    def pick(self, lanes: Sequence[int]) -> slice | Tensor:
+        """These lanes (ascending): a slice where they stand together, which costs no copy."""
+        if lanes[-1] - lanes[0] + 1 == len(lanes):
+            return slice(lanes[0], lanes[-1] + 1)
+        return torch.tensor(lanes, device=self.lengths.device)
+
+    def write(self, layer: int, lanes: Sequence[int], key: Tensor, value: Tensor) -> None:
+        """Keep prefixes. key, value: [len(lanes), kv_heads, tokens, head_dim]."""
+        tokens = key.shape[2]
+        room = -(-tokens // self.block) * self.block
+        if layer not in self.kept:
+            shape = (len(self), key.shape[1], room, key.shape[3])
+            self.kept[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+        elif self.kept[layer][0].shape[2] < room:
+            self.kept[layer] = _both(self.kept[layer], room)
+        at = torch.tensor(lanes, device=key.device)
+        for store, new in zip(self.kept[layer], (key, value), strict=True):
+            store[at, :, :tokens] = new
+
+    def move(self, source: int, to: int) -> None:
+        """Copy a lane to another, in every layer."""
+        self._tokens[to] = self._tokens[source]
+        for lengths in (self.lengths, *self.cross.values()):
+            lengths[to] = lengths[source]
+        for pair in self.kept.values():
+            for store in pair:
+                store[to] = store[source]
+
+    def clear(self, lane: int) -> None:
+        """Nothing of a prefix that was not finite stays."""
+        for pair in self.kept.values():
+            for store in pair:
+                store[lane] = 0
+
+    def room(self) -> int:
+        """Tokens that fit into a lane of the self-attention layers."""
+        return (
+            max(self._tokens)
+            if not self.kept
+            else max(
+                pair[0].shape[2] for layer, pair in self.kept.items() if layer not in self.cross
+            )
+        )
+
+    def ragged(self, keys: int, lanes: slice | Tensor | None = None) -> bool:
+        """Whether some prefix is shorter than `keys`, so that a mask is needed."""
+        picked = (
+            lanes.tolist() if isinstance(lanes, Tensor) else range(len(self))[lanes or slice(None)]
+        )
+        return self.block > 1 or any(0 < self._tokens[at] < keys for at in picked)
+
+    def bias(self, layer: int, lanes: slice | Tensor, keys: int) -> Tensor | None:
+        """The mask of lanes' missing keys, where one is missing."""
+        if layer in self.cross:
+            return length_bias(self.cross[layer][lanes], keys)
+        return length_bias(self.lengths[lanes], keys) if self.ragged(keys, lanes) else None
+
+
+class Own:
+    """Rows' own tokens: for each layer keys and values [slots, kv_heads, room, head_dim].
+
+    The room is what the longest row so far needed (`reach`), in steps, at most what the longest
+    may need (`ensure`): memory follows the answers, not the limit.
+    """
+
+    STEP = 64
+
+    def __init__(self, slots: int, device: torch.device, block: int | None = None) -> None:
+        self.slots, self.room, self.most = slots, 0, 0
+        self.block = block or self.STEP
+        self.kept: dict[int, Pair] = {}
+        self.lengths = torch.zeros(slots, dtype=torch.long, device=device)
+        self.rows = torch.arange(slots, device=device)
+        self.longest = 0
+
+    def ensure(self, tokens: int) -> None:
+        """Rows may come to hold so many tokens."""
+        self.most = max(self.most, -(-tokens // self.block) * self.block)
+
+    def reach(self, tokens: int, *, exact: bool = True) -> bool:
+        """Rows are about to hold so many tokens, no row more; True where memory has moved.
+
+        exact: read no further than that; else to the end of the block.
+        """
+        self.longest = tokens if exact else -(-tokens // self.block) * self.block
+        if self.longest <= self.room:
+            return False
+        wanted = -(-max(tokens, 2 * self.room) // self.block) * self.block
+        self.room = max(min(self.most, wanted), self.longest)
+        self.kept = {layer: _both(pair, self.room) for layer, pair in self.kept.items()}
+        return True
+
+    def put(
+        self, slots: Sequence[int], kept: dict[int, Pair], rows: Sequence[int], lengths: list[int]
+    ) -> None:
+        """Begin slots with suffixes: row rows[i] of `kept` goes into slot slots[i]."""
+        into = torch.tensor(slots, device=self.rows.device)
+        self.lengths[into] = into.new_tensor(lengths)
+        if not kept:
+            return
+        self.reach(max(self.longest, *lengths))
+        longest = max(lengths)
+        of = into.new_tensor(rows)
+        for layer, pair in kept.items():
+            for store, new in zip(self._layer(layer, *pair), pair, strict=True):
+                store[into, :, :longest] = new[of, :, :longest]
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """One token for each of the first rows. key, value: [rows, kv_heads, 1, head_dim]."""
+        count = key.shape[0]
+        rows, at = self.rows[:count], self.lengths[:count]
+        for store, new in zip(self._layer(layer, key, value), (key, value), strict=True):
+            store[rows, :, at] = new[:, :, 0]
+
+    def _layer(self, layer: int, key: Tensor, value: Tensor) -> Pair:
+        if layer not in self.kept:
+            shape = (self.slots, key.shape[1], self.room, key.shape[3])
+            self.kept[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+        return self.kept[layer]
+
+    def move(self, source: int, to: int, length: int) -> None:
+        """Copy a slot to another."""
+        self.lengths[to] = self.lengths[source]
+        for pair in self.kept.values():
+            for store in pair:
+                store[to, :, :length] = store[source, :, :length]
+
+    def clear(self, slot: int) -> None:
+        """Nothing of a row that was not finite stays."""
+        for pair in self.kept.values():
+            for store in pair:
+                store[slot] = 0
+
+
+def _both(pair: Pair, room: int) -> Pair:
+    return _grown(pair[0], room), _grown(pair[1], room)
+
+
+def _grown(store: Tensor, room: int) -> Tensor:
+    rows, kv_heads, used, head_dim = store.shape
+    larger = store.new_zeros(rows, kv_heads, room, head_dim)
+    larger[:, :, :used] = store
+    return larger
+
+
+class PrefixWork:
+    """Prefill of prefixes of one length, kept in lanes.
+
+    causal: whether a token sees only what stands before it, or the whole prefix. valid: of the
+    keys of cross-attention layers, how many later tokens may see (they stand first), a number for
+    each prefix.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        into: Sequence[int],
+        *,
+        causal: bool = True,
+        cross_layers: frozenset[int] = frozenset(),
+        valid: Sequence[int] = (),
+    ) -> None:
+        self.lanes, self.into, self.causal = lanes, into, causal
+        self.span = lanes.longest(into)
+        self.cross_layers, self.valid = cross_layers, valid
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        causal = self.causal and layer not in self.cross_layers
+        if layer in self.cross_layers:
+            self._keep_cross(layer, key, value)
+        else:
+            mask = None
+            self.lanes.write(layer, self.into, key, value)
+        if is_capped():
+            return self._plain(query, key, value, causal)
+        per = query.shape[1] // key.shape[1]
+        if per > 1:
+            key, value = key.repeat_interleave(per, 1), value.repeat_interleave(per, 1)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(query, key, value, attn_mask=mask, is_causal=causal, scale=1.0)
+
+    def _plain(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+        """Scores that are capped, which torch's own attention cannot do."""
+        rows, heads, tokens, head_dim = query.shape
+        per = heads // key.shape[1]
+        bias = causal_bias(tokens, per, query.device) if causal else None
+        out, _ = half(fold(query, key.shape[1]), key, value, bias)
+        return out.reshape(rows, heads, tokens, head_dim)
+
+    def _keep_cross(self, layer: int, key: Tensor, value: Tensor) -> None:
+        kept = min(max(self.valid), key.shape[2])
+        self.lanes.write(layer, self.into, key[:, :, :kept], value[:, :, :kept])
+        if layer not in self.lanes.cross:
+            self.lanes.cross[layer] = torch.ones_like(self.lanes.lengths)
+        valid = torch.tensor(self.valid, device=key.device).clamp(max=kept)
+        self.lanes.cross[layer][torch.tensor(self.into, device=key.device)] = valid
+
+
+class _Behind:
+    """Rows behind prefixes: the half that reads each lane once for all its rows."""
+
+    def __init__(
+        self, lanes: Lanes, picked: slice | Tensor, groups: Groups, keys: int, chunk: int | None
+    ) -> None:
+        self.lanes, self.picked, self.groups, self.chunk = lanes, picked, groups, chunk
+        self.keys = keys  # The longest prefix among them, in the self-attention layers.
+        self.span = keys
+        self._bias: dict[int, Tensor | None] = {}
+
+    def shared(self, layer: int, query: Tensor) -> Pair:
+        key, value = self.lanes.kept[layer]
+        keys = key.shape[2] if layer in self.lanes.cross or self.chunk else self.keys
+        key, value = key[self.picked, :, :keys], value[self.picked, :, :keys]
+        grouped = self.groups.gather(query, key.shape[1])
+        kind = -1 if layer in self.lanes.cross else 0
+        if kind not in self._bias:
+            self._bias[kind] = self.lanes.bias(layer, self.picked, keys)
+        out, lse = half(grouped, key, value, self._bias[kind], self.chunk)
+        _, heads, tokens, _ = query.shape
+        return self.groups.scatter(out, heads, tokens), self.groups.scatter(lse, heads, tokens)
+
+
+class SuffixWork(_Behind):
+    """Prefill of suffixes of one (padded) length behind their prefixes; `kept` holds their keys."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        picked: slice | Tensor,
+        groups: Groups,
+        keys: int,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(lanes, picked, groups, keys, chunk)
+        self.kept: dict[int, Pair] = {}
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        out, lse = self.shared(layer, query)
+        if layer in self.lanes.cross:
+            return out
+        self.kept[layer] = (key, value)
+        rows, heads, tokens, head_dim = query.shape
+        kv_heads = key.shape[1]
+        bias = causal_bias(tokens, heads // kv_heads, query.device)
+        own, own_lse = half(fold(query, kv_heads), key, value, bias)
+        shape = (rows, heads, tokens)
+        return merge(out, lse, own.reshape(*shape, head_dim), own_lse.reshape(*shape, 1))
+
+
+class DecodeWork(_Behind):
+    """One token for each of the first rows, behind their prefixes and their own tokens."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        picked: slice | Tensor,
+        groups: Groups,
+        keys: int,
+        own: Own,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(lanes, picked, groups, keys, chunk)
+        self.own, self.longest = own, own.longest
+        self.span = keys + own.longest
+        self._own_bias: Tensor | None = None
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        out, lse = self.shared(layer, query)
+        if layer in self.lanes.cross:
+            return out
+        self.own.append(layer, key, value)
+        rows, heads, _, head_dim = query.shape
+        keys, values = (x[:rows, :, : self.longest] for x in self.own.kept[layer])
+        if self._own_bias is None:
+            self._own_bias = length_bias(self.own.lengths[:rows] + 1, self.longest)
+        own, own_lse = half(fold(query, key.shape[1]), keys, values, self._own_bias, self.chunk)
+        shape = (rows, heads, 1)
+        return merge(out, lse, own.reshape(*shape, head_dim), own_lse.reshape(*shape, 1))
