@@ -61,39 +61,26 @@ class FeatureEdit:
 
 
 @dataclass(frozen=True)
-class LogitsBias:
-    """A number added to each token's logit, before temperature, top-k and top-p; -inf forbids it.
-
-    z' = z + bias. bias: [vocab] float32.
-    """
-
-    bias: Tensor
-
-    def apply(self, logits: Tensor) -> Tensor:
-        """logits: [rows, vocab] float32."""
-        return logits + self.bias.to(logits.device)
-
-
-@dataclass(frozen=True)
 class Edit:
     """Everything a method changes; the empty edit leaves the model as it is.
 
     prompts: the prompt to show for each request, in the requests' order (None: as they are).
     residual: directions ablated from the decoder's residual stream (None: none).
-    features: what is done to the picture's projected features. logits: rules, applied in order.
+    features: what is done to the picture's projected features.
+    bias: added to the logits before temperature, top-k and top-p, z' = z + bias; -inf forbids a
+    token. [vocab] float32.
     """
 
     prompts: tuple[str, ...] | None = None
     residual: ResidualAblation | None = None
     features: FeatureEdit | None = None
-    logits: tuple[LogitsBias, ...] = ()
+    bias: Tensor | None = None
 
     def biased(self, logits: Tensor) -> Tensor:
-        """The logits after all rules, in float32."""
-        logits = logits.float()
-        for rule in self.logits:
-            logits = rule.apply(logits)
-        return logits
+        """float32 logits with the bias. logits: [rows, vocab]."""
+        if self.bias is None:
+            return logits.float()
+        return logits.float() + self.bias.to(logits.device)
 
     def set_of(self, row: int) -> int:
         """The set of directions that a request uses."""

@@ -49,16 +49,39 @@ class Directions:
         self.sets = residual.sets.to(lmm.device.torch_device(), lmm.dtype)
         self.alpha = residual.alpha
         self._rows: Tensor | None = None  # [rows, n_layers or 1, k, d_model]
+        self._slots: Tensor | None = None
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """What a captured step depends on: the values may change under it, this may not."""
+        return (len(self.sets) > 1, tuple(self.sets.shape[1:]), self.alpha)
+
+    def load(self, residual: ResidualAblation) -> None:
+        """Other values of the same structure, in the memory that a captured step reads."""
+        new = residual.sets.to(self.sets.device, self.sets.dtype)
+        if len(self.sets) == len(new) == 1:
+            self.sets.copy_(new)
+        else:
+            self.sets = new
 
     def choose(self, of: Sequence[int]) -> None:
         """From now on row i of a batch uses set of[i]."""
+        if len(self.sets) > 1:
+            self._rows = self._picked(of)
+
+    def choose_slots(self, of: Sequence[int]) -> None:
+        """The same for the rows in slots, in memory that stays where it is."""
         if len(self.sets) == 1:
             return
-        chosen = self.sets.index_select(0, torch.tensor(of, device=self.sets.device))
-        if self._rows is not None and self._rows.shape == chosen.shape:
-            self._rows.copy_(chosen)  # In place: a captured step reads this memory.
+        picked = self._picked(of)
+        if self._slots is None or self._slots.shape != picked.shape:
+            self._slots = picked
         else:
-            self._rows = chosen
+            self._slots.copy_(picked)
+        self._rows = self._slots
+
+    def _picked(self, of: Sequence[int]) -> Tensor:
+        return self.sets.index_select(0, torch.tensor(of, device=self.sets.device))
 
     def of_layer(self, layer: int) -> Tensor:
         """[k, d_model] for all rows, or [rows, k, d_model]."""
@@ -99,11 +122,14 @@ class _Ablation:
 
 
 @contextmanager
-def installed(lmm: Lmm, edit: Edit, of: Sequence[int] = ()) -> Iterator[Directions | None]:
+def installed(
+    lmm: Lmm, edit: Edit, of: Sequence[int] = (), known: Directions | None = None
+) -> Iterator[Directions | None]:
     """The model under an edit, for the length of a `with` block; untouched afterwards.
 
     of: the set of directions of each row of the batch, where there are several. An engine whose
-    batch changes calls `choose` on the directions that this yields.
+    batch changes calls `choose` on the directions that this yields. known: the edit's directions
+    where they are on the device already.
 
     Raises: LmmsteerError where the model has no residual stream to edit, the directions have
     another width, hooks placed are not the hooks asked for, or an edit is installed already;
@@ -113,7 +139,7 @@ def installed(lmm: Lmm, edit: Edit, of: Sequence[int] = ()) -> Iterator[Directio
         yield None
         return
     _check(lmm, edit.residual)
-    directions = Directions(edit.residual, lmm)
+    directions = known or Directions(edit.residual, lmm)
     if of:
         directions.choose(of)
     hooks = [_Ablation(p, directions) for p in lmm.residual_points()]

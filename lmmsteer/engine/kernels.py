@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.attention import half, length_bias
+from lmmsteer.engine.attention import half, is_capped, length_bias
 
 Pair = tuple[Tensor, Tensor]
 log = logging.getLogger(__name__)
@@ -58,9 +58,16 @@ def varlen_half(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> P
     return out.unsqueeze(2), lse.reshape(rows, heads, 1, 1)
 
 
+def usable(name: str, query: Tensor, key: Tensor) -> bool:
+    """Whether a kernel may stand in for `half` here. query, key: of a layer, as models make them."""
+    if query.device.type != "cuda" or is_capped():
+        return False
+    return proven(name, query.device, query.dtype, key.shape[1], query.shape[-1])
+
+
 @cache
 def proven(name: str, device: torch.device, dtype: torch.dtype, heads: int, head_dim: int) -> bool:
-    """Whether a kernel of this module gives what `half` gives on this device; the log says why not."""
+    """Whether a kernel of this module gives what `half` does on this device; if not, it is logged."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     trial: Callable[..., float] = {"flash": _try_flash, "varlen": _try_varlen}[name]

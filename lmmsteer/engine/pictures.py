@@ -80,6 +80,10 @@ class FeatureCache:
             self._kept.move_to_end(key)
         return found
 
+    def clear(self) -> None:
+        self._kept.clear()
+        self.size = 0
+
     def put(self, key: tuple[str, str, str], features: Tensor) -> None:
         size = features.nbytes
         if key in self._kept or size > self.limit:

@@ -4,90 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lmmsteer.engine.attention import Groups, working
-from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions
 from lmmsteer.engine.pictures import Ahead, FeatureCache
-from lmmsteer.engine.rows import Group, Row
-from lmmsteer.engine.sampling import Sampling, choose, nonfinite, row_keys
+from lmmsteer.engine.rows import Group, Ready, Shown, Suffix
+from lmmsteer.engine.sampling import choose, nonfinite, row_keys
+from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
-from lmmsteer.engine.store import Lanes, Pair, Passing, PrefixWork, SuffixWork
-from lmmsteer.models.decoding import Decoding
-from lmmsteer.models.lmm import Lmm, PreparedPicture
+from lmmsteer.engine.store import Passing, PrefixWork, SuffixWork
 
 T = TypeVar("T")
 TOKENS = 4096  # Tokens of one prefill call, and
 PICTURES = 8  # pictures of one vision call: beyond, larger calls bring nothing.
 
 
-@dataclass(eq=False)
-class Shown:
-    """A group with what is computed for it on the way."""
-
-    group: Group
-    picture: PreparedPicture
-    prefix: tuple[int, ...]
-    suffixes: dict[str, tuple[int, ...]]
-    features: Tensor | None = None
-
-
-@dataclass(eq=False)
-class Suffix:
-    """One prompt behind one prefix: its logits, and where its keys and values are."""
-
-    shown: Shown
-    prompt: str
-    ids: tuple[int, ...]
-    logits: Tensor | None = None
-    kept: dict[int, Pair] = field(default_factory=dict)
-    index: int = 0
-
-
-@dataclass(eq=False)
-class Ready:
-    """A row with its first token; its slot begins with a copy of its suffix's keys and values."""
-
-    row: Row
-    group: Group
-    token: int
-    failed: bool
-    suffix: Suffix
-    position: int
-
-    def ended(self, eos_ids: Sequence[int]) -> bool:
-        """Whether the first token was the last."""
-        ending = self.token in eos_ids and not self.row.forced
-        return self.failed or self.row.limit <= 1 or ending
-
-
 class Prefill:
     """Computes what rows share, in calls that hold as many pictures as is useful (strict: one)."""
 
-    def __init__(
-        self,
-        lmm: Lmm,
-        decoding: Decoding,
-        edit: Edit,
-        sampling: Sampling,
-        one_by_one: bool,
-        chunk: int | None,
-        lanes: Lanes,
-        ahead: Ahead,
-        cache: FeatureCache,
-        stats: Stats,
-    ) -> None:
-        self.lmm, self.decoding, self.edit, self.sampling = lmm, decoding, edit, sampling
-        self.one_by_one, self.chunk = one_by_one, chunk
-        self.lanes, self.ahead, self.cache, self.stats = lanes, ahead, cache, stats
-        self.device = lmm.device.torch_device()
-        self.cross = decoding.cross_layers(lmm)
-        self.passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=self.device))
+    def __init__(self, slots: Slots, ahead: Ahead, cache: FeatureCache, stats: Stats) -> None:
+        self.lmm, self.decoding, self.lanes = slots.lmm, slots.decoding, slots.lanes
+        self.edit, self.sampling = slots.edit, slots.sampling
+        self.one_by_one, self.chunk = slots.shape.one_by_one, slots.shape.chunk
+        self.ahead, self.cache, self.stats = ahead, cache, stats
+        self.device = slots.device
+        self.cross = self.decoding.cross_layers(self.lmm)
+        self.passing = Passing(self.lmm.n_layers, torch.zeros(1, 1, 1, 1, device=self.device))
 
     def run(self, groups: Sequence[Group], directions: Directions | None) -> list[Ready]:
         """Fill the groups' lanes and sample every row's first token."""

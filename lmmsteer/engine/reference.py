@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from lmmsteer.engine.cache import growing_cache
 from lmmsteer.engine.edit import Edit
-from lmmsteer.engine.hooks import installed
+from lmmsteer.engine.hooks import Directions, installed
 from lmmsteer.engine.sampling import NEVER, NextToken, Sampling, row_keys
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.schema import Request, Response
@@ -43,7 +43,7 @@ class Reference:
 
     slots: int = 32
 
-    def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[None]:
+    def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[Directions | None]:
         """The model under an edit, for the length of a `with` block."""
         return installed(lmm, edit)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from lmmsteer.engine.edit import Edit, check_rows
-from lmmsteer.models.lmm import Lmm
+from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.schema import Request, Response
 
 
@@ -37,6 +39,46 @@ class Group:
     lane: int = -1
     left: int = 0
     failed: bool = False
+
+
+@dataclass(eq=False)
+class Shown:
+    """A group with what is computed for it on the way."""
+
+    group: Group
+    picture: PreparedPicture
+    prefix: tuple[int, ...]
+    suffixes: dict[str, tuple[int, ...]]
+    features: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Suffix:
+    """One prompt behind one prefix: its logits, and where its keys and values are."""
+
+    shown: Shown
+    prompt: str
+    ids: tuple[int, ...]
+    logits: Tensor | None = None
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    index: int = 0
+
+
+@dataclass(eq=False)
+class Ready:
+    """A row with its first token; its slot begins with a copy of its suffix's keys and values."""
+
+    row: Row
+    group: Group
+    token: int
+    failed: bool
+    suffix: Suffix
+    position: int
+
+    def ended(self, eos_ids: Sequence[int]) -> bool:
+        """Whether the first token was the last."""
+        ending = self.token in eos_ids and not self.row.forced
+        return self.failed or self.row.limit <= 1 or ending
 
 
 def plan_rows(

@@ -8,41 +8,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from PIL import Image
 
-from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions
 from lmmsteer.engine.pictures import Ahead, FeatureCache
 from lmmsteer.engine.prefill import Prefill, Ready
 from lmmsteer.engine.rows import Group, Row, grouped, plan_rows, response
-from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
-from lmmsteer.engine.store import Lanes
-from lmmsteer.models.decoding import DECODING
-from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How much a run works on at a time.
-
-    slots: rows that decode together. lanes: prefixes kept. width: rows of one lane (None: as many
-    as there are). fixed: every decode step has one shape, whatever is free. chunk: keys at a time,
-    for results that no companion's length can change (strict mode). window: steps between two looks
-    of the host. one_by_one: a prefill call holds one prefix, or one suffix (strict mode).
-    """
-
-    slots: int
-    lanes: int
-    width: int | None = None
-    fixed: bool = False
-    chunk: int | None = None
-    window: int = 1
-    one_by_one: bool = False
 
 
 class Run:
@@ -50,50 +25,25 @@ class Run:
 
     def __init__(
         self,
-        lmm: Lmm,
+        slots: Slots,
         requests: Sequence[Request],
         pictures: Mapping[str, Image.Image],
-        edit: Edit,
-        sampling: Sampling,
-        shape: Shape,
         cache: FeatureCache,
         stats: Stats,
         lengths: Sequence[int] | None = None,
     ) -> None:
-        decoding = DECODING[lmm.family.name]
-        self.lmm, self.shape, self.stats = lmm, shape, stats
-        rows, self.finished = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
-        groups = grouped(rows, decoding.shares_prompts, shape.width)
+        lmm, edit, shape = slots.lmm, slots.edit, slots.shape
+        self.lmm, self.slots, self.shape, self.stats = lmm, slots, shape, stats
+        most = slots.sampling.max_new_tokens
+        rows, self.finished = plan_rows(lmm, requests, edit, most, lengths)
+        groups = grouped(rows, slots.decoding.shares_prompts, shape.width)
         self.waiting = deque(groups)
         self.ready: deque[Ready] = deque()
         self.ahead = Ahead(lmm, pictures, [group.image_id for group in groups])
-        self.lanes = Lanes(shape.lanes, lmm.device.torch_device(), shape.chunk)
         self.free_lanes = list(range(shape.lanes))
-        self.slots = Slots(
-            lmm,
-            decoding,
-            edit,
-            sampling,
-            shape.slots,
-            self.lanes,
-            fixed=shape.fixed,
-            width=shape.width,
-            chunk=shape.chunk,
-            window=shape.window,
-        )
-        self.prefill = Prefill(
-            lmm,
-            decoding,
-            edit,
-            sampling,
-            shape.one_by_one,
-            shape.chunk,
-            self.lanes,
-            self.ahead,
-            cache,
-            stats,
-        )
+        self.prefill = Prefill(slots, self.ahead, cache, stats)
         self.started = time.perf_counter()
+        self._for_slots = False  # Whether the directions chosen are those of the slots.
 
     @property
     def done(self) -> bool:
@@ -105,17 +55,15 @@ class Run:
         if not self.slots.busy:
             return
         started = time.perf_counter()
-        if directions is not None and (self.slots.changed or self._chosen != "slots"):
-            directions.choose(self.slots.directions())
-            self._chosen = "slots"
+        if directions is not None and (self.slots.changed or not self._for_slots):
+            directions.choose_slots(self.slots.directions())
+            self._for_slots = True
         self.stats.steps += 1
         self.stats.busy += self.slots.busy
         for ended in self.slots.step():
             one = ended.active
             self._finish(one.row, one.group, one.tokens, ended.failed_at)
         self.stats.decode += time.perf_counter() - started
-
-    _chosen = ""
 
     def _fill(self, directions: Directions | None) -> None:
         while self.slots.free and (self.ready or self._prefill(directions)):
@@ -137,9 +85,9 @@ class Run:
             groups.append(group)
         if not groups:
             return False
-        self._chosen = "prefill"
+        self._for_slots = False
         for one in self.prefill.run(groups, directions):
-            self.stats.first_tokens.append(time.perf_counter() - self.started)
+            self.stats.first_token(time.perf_counter() - self.started)
             if one.ended(self.lmm.eos_ids):
                 self._finish(one.row, one.group, [one.token], 0 if one.failed else None)
             else:
@@ -153,7 +101,7 @@ class Run:
         group.failed = group.failed or failed_at is not None
         if not group.left:
             if group.failed:  # What is not finite would reach the lane's next prefix.
-                self.lanes.clear(group.lane)
+                self.slots.lanes.clear(group.lane)
             self.free_lanes = sorted([*self.free_lanes, group.lane])
 
     def _close_lanes(self) -> None:
@@ -161,7 +109,7 @@ class Run:
         held = {one.group.lane: one.group for one in self.ready} | self.slots.held()
         while held and self.free_lanes and self.free_lanes[0] < max(held):
             source, to = max(held), self.free_lanes.pop(0)
-            self.lanes.move(source, to)
+            self.slots.lanes.move(source, to)
             held[to] = held.pop(source)
             held[to].lane = to
             self.free_lanes = sorted([*self.free_lanes, source])

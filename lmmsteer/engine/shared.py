@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -13,9 +13,13 @@ from lmmsteer.engine import attention
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions, installed
 from lmmsteer.engine.pictures import FeatureCache
-from lmmsteer.engine.run import Run, Shape
+from lmmsteer.engine.run import Run
 from lmmsteer.engine.sampling import Sampling
+from lmmsteer.engine.selftest import check_strict
+from lmmsteer.engine.shape import default_slots, fallbacks, shape_of
+from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
+from lmmsteer.errors import RunFailed
 from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request, Response
@@ -25,14 +29,19 @@ from lmmsteer.schema import Request, Response
 class Shared:
     """Rows of a picture share its vision features and its prefix; slots are refilled as rows end.
 
-    slots: rows that decode together. strict: every call has one shape, so that a row's bytes
-    depend on weights, dtype, device, versions and slots alone.
+    slots: rows that decode together (None: from the device's memory and the model's shape).
+    strict: every call has one shape, so that a row's bytes depend on weights, dtype, device model,
+    versions and slots alone. stats: of the last run. cache: vision features, for the next method.
     """
 
-    slots: int = 64
+    slots: int | None = None
     strict: bool = False
     stats: Stats = field(default_factory=Stats)
     cache: FeatureCache = field(default_factory=FeatureCache)
+    _slots: Slots | None = None
+    _directions: dict[Hashable, Directions] = field(default_factory=dict)
+    _chosen: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _tested: set[Hashable] = field(default_factory=set)
 
     def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[Directions | None]:
         """The model under an edit, for the length of a `with` block."""
@@ -52,16 +61,59 @@ class Shared:
         pictures: RGB, by image id. lengths: exactly so many new tokens for each row, whatever the
         model would end with. A row whose logits are not finite is an error `nonfinite`, one whose
         prompt cannot be shown `prompt_refused`; the others do not notice.
+
+        Where memory does not suffice for the slots at the start, half as many are tried.
+        Raises: LmmsteerError for an edit that does not fit the model; RunFailed out of memory.
         """
-        self.stats = Stats()
-        run = Run(
-            lmm, requests, pictures, edit, sampling, self._shape(requests), self.cache,
-            self.stats, lengths,
-        )  # fmt: skip
+        if not requests:
+            return
+        slots, why = self._slot_count(lmm, requests, pictures, sampling)
+        tried: list[int] = []
+        for count in fallbacks(slots):
+            self.stats = Stats(slots=count, why=why, fallback=tuple(tried))
+            emitted = 0
+            try:
+                for response in self._run(lmm, requests, pictures, edit, sampling, lengths, count):
+                    yield response
+                    emitted += 1
+                return
+            except torch.OutOfMemoryError as error:
+                self.forget()
+                if emitted or count == fallbacks(slots)[-1]:
+                    raise RunFailed(
+                        f"The device's memory does not suffice for {count} slots: {error}",
+                        f"Set engine.slots={max(1, count // 2)} or less",
+                    ) from error
+                tried.append(count)
+
+    def forget(self) -> None:
+        """Give back the memory of slots and lanes, and the vision features."""
+        self._slots = None
+        self._directions.clear()
+        self.cache.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _run(
+        self,
+        lmm: Lmm,
+        requests: Sequence[Request],
+        pictures: Mapping[str, Image.Image],
+        edit: Edit,
+        sampling: Sampling,
+        lengths: Sequence[int] | None,
+        count: int,
+    ) -> Iterator[Response]:
+        slots = self._ready(lmm, requests, count)
+        directions = self._load(lmm, edit)
+        slots.begin(edit, sampling, None if directions is None else directions.structure)
+        self.stats.slots, self.stats.lanes = slots.shape.slots, slots.shape.lanes
+        run = Run(slots, requests, pictures, self.cache, self.stats, lengths)
         emitted = 0
         try:
             while emitted < len(requests):
-                self._until(run, lmm, edit, emitted)
+                if emitted not in run.finished:
+                    self._until(run, edit, directions, emitted)
                 while emitted in run.finished:
                     yield run.finished.pop(emitted)
                     emitted += 1
@@ -69,21 +121,49 @@ class Shared:
             run.close()
 
     @torch.inference_mode()
-    def _until(self, run: Run, lmm: Lmm, edit: Edit, row: int) -> None:
+    def _until(self, run: Run, edit: Edit, directions: Directions | None, row: int) -> None:
         """Advance until a row is answered; between calls nothing of ours is in the model."""
-        if row in run.finished:
-            return
-        decoding = DECODING[lmm.family.name]
-        with decoding.redirected(lmm, attention.NAME), installed(lmm, edit) as directions:
+        decoding, lmm = run.slots.decoding, run.lmm
+        with (
+            decoding.redirected(lmm, attention.NAME),
+            installed(lmm, edit, known=directions) as placed,
+        ):
             while row not in run.finished and not run.done:
-                run.advance(directions)
+                run.advance(placed)
 
-    def _shape(self, requests: Sequence[Request]) -> Shape:
-        pictures = max(1, len({request.image_id for request in requests}))
-        width = -(-len(requests) // pictures)
-        lanes = 2 * -(-self.slots // width) + 2
-        if not self.strict:
-            return Shape(self.slots, min(lanes, len(requests)) or 1)
-        return Shape(
-            self.slots, self.slots // 4 + 2, 16, fixed=True, chunk=attention.CHUNK, one_by_one=True
-        )
+    def _slot_count(
+        self,
+        lmm: Lmm,
+        requests: Sequence[Request],
+        pictures: Mapping[str, Image.Image],
+        sampling: Sampling,
+    ) -> tuple[int, str]:
+        """The slots asked for, or the model's default, chosen once: every shard has the same."""
+        if self.slots is not None:
+            return self.slots, f"{self.slots} slots, as asked for"
+        key = f"{lmm.digest} {lmm.dtype} {sampling.max_new_tokens}"
+        if key not in self._chosen:
+            picture = lmm.prepare(pictures[requests[0].image_id])
+            self._chosen[key] = default_slots(lmm, sampling, requests, picture)
+        return self._chosen[key]
+
+    def _ready(self, lmm: Lmm, requests: Sequence[Request], count: int) -> Slots:
+        shape = shape_of(lmm, count, self.strict, requests)
+        if self._slots is None or self._slots.lmm is not lmm or self._slots.shape != shape:
+            self._slots = None  # The old ones' memory goes before the new ones' comes.
+            self._directions.clear()
+            self._slots = Slots(lmm, DECODING[lmm.family.name], shape)
+        if self.strict and (lmm.digest, shape) not in self._tested:
+            check_strict(lmm, shape)
+            self._tested.add((lmm.digest, shape))
+        return self._slots
+
+    def _load(self, lmm: Lmm, edit: Edit) -> Directions | None:
+        """The edit's directions, in the memory that steps captured for such an edit read."""
+        if edit.residual is None:
+            return None
+        made = Directions(edit.residual, lmm)
+        known = self._directions.setdefault(made.structure, made)
+        if known is not made:
+            known.load(edit.residual)
+        return known

@@ -6,8 +6,8 @@ row that ends with no successor is replaced by the last one. With `fixed` every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from torch import Tensor
 from lmmsteer.engine.attention import Groups, working
 from lmmsteer.engine.capture import Captured
 from lmmsteer.engine.edit import Edit
-from lmmsteer.engine.prefill import Ready
-from lmmsteer.engine.rows import Group, Row
+from lmmsteer.engine.rows import Group, Ready, Row
 from lmmsteer.engine.sampling import Sampling, choose, choose_among, nonfinite, row_keys
+from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.store import DecodeWork, Lanes, Own, Passing
 from lmmsteer.models.decoding import Decoding
 from lmmsteer.models.lmm import Lmm
@@ -46,25 +46,15 @@ class Ended:
 class Slots:
     """The rows that decode, and their state on the device."""
 
-    def __init__(
-        self,
-        lmm: Lmm,
-        decoding: Decoding,
-        edit: Edit,
-        sampling: Sampling,
-        count: int,
-        lanes: Lanes,
-        *,
-        fixed: bool = False,
-        width: int | None = None,
-        chunk: int | None = None,
-        window: int = 1,
-    ) -> None:
-        device = lmm.device.torch_device()
-        self.lmm, self.decoding, self.edit, self.sampling = lmm, decoding, edit, sampling
-        self.lanes, self.fixed, self.width, self.chunk = lanes, fixed, width, chunk
-        self.window = window
-        self.own = Own(count, device, block=chunk or (BUCKET if fixed else None))
+    def __init__(self, lmm: Lmm, decoding: Decoding, shape: Shape) -> None:
+        device, count = lmm.device.torch_device(), shape.slots
+        self.lmm, self.decoding, self.shape, self.device = lmm, decoding, shape, device
+        self.fixed = shape.fixed
+        self.edit, self.sampling = Edit(), Sampling()
+        self.structure: Hashable = None
+        # A card's own kernel reads each row's keys to its length if they lie token by token.
+        self.lanes = Lanes(shape.lanes, device, shape.chunk)
+        self.own = Own(count, device, shape.chunk or (BUCKET if shape.fixed else None))
         self.active: list[Active | None] = [None] * count
         self.changed = True
         self._groups: Groups | None = None
@@ -76,8 +66,21 @@ class Slots:
         self._step = torch.zeros(count, dtype=torch.int32, device=device)
         self._keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
         self._state = (self._tokens, self._position, self._step, self.own.lengths)
-        self._graphs = fixed and device.type == "cuda"
+        self._graphs = shape.fixed and device.type == "cuda"
         self._captured = Captured(lambda: self._token(exact=False), self._state)
+
+    def begin(self, edit: Edit, sampling: Sampling, structure: Hashable) -> None:
+        """From now on rows decode under this edit.
+
+        structure: what a captured step depends on besides shapes, as far as hooks go.
+        """
+        bias = self.edit.bias
+        if bias is not None and edit.bias is not None and bias.shape == edit.bias.shape:
+            edit = replace(edit, bias=bias.copy_(edit.bias))  # Captured steps read this memory.
+        self.edit, self.sampling = edit, sampling
+        self.structure = (structure, edit.bias is None, sampling)
+        self.active = [None] * len(self.active)
+        self.changed = True
 
     @property
     def free(self) -> int:
@@ -117,7 +120,7 @@ class Slots:
 
     def _copy_suffixes(self, slots: Sequence[int], ready: Sequence[Ready]) -> None:
         most = max(len(one.suffix.ids) + one.row.limit for one in ready)
-        self.own.ensure(most + self.window)
+        self.own.ensure(most + self.shape.window)
         calls: dict[int, list[tuple[int, Ready]]] = {}
         for slot, one in zip(slots, ready, strict=True):
             calls.setdefault(id(one.suffix.kept), []).append((slot, one))
@@ -132,21 +135,21 @@ class Slots:
         if self.changed:
             self._regroup()
         longest = max(one.length for one in self.active if one is not None)
-        if self.own.reach(longest + self.window, exact=not self.fixed):
+        if self.own.reach(longest + self.shape.window, exact=not self.fixed):
             self._captured.forget()
         before = [tensor.clone() for tensor in self._state] if self._graphs else []
-        outcomes = [self._one(exact=not self._graphs) for _ in range(self.window)]
+        outcomes = [self._one(exact=not self._graphs) for _ in range(self.shape.window)]
         tokens, bad, crowded = torch.stack(outcomes).unbind(1)
         if self._graphs and bool(crowded.any()):  # Rare: once more, looking at every token.
             self._captured.restore(before)
-            outcomes = [self._token(exact=True) for _ in range(self.window)]
+            outcomes = [self._token(exact=True) for _ in range(self.shape.window)]
             tokens, bad, _ = torch.stack(outcomes).unbind(1)
         return self._harvest(tokens.tolist(), bad.tolist())
 
     def _one(self, *, exact: bool) -> Tensor:
         if not self._graphs:
             return self._token(exact=exact)
-        key = (self.own.longest, self.lanes.ragged(self._prefix_keys))
+        key = (self.structure, self.own.longest, self.lanes.ragged(self._prefix_keys))
         return self._captured(key).clone()
 
     def _token(self, *, exact: bool) -> Tensor:
@@ -154,7 +157,7 @@ class Slots:
         size = self.size
         assert self._groups is not None
         work = DecodeWork(
-            self.lanes, self._picked, self._groups, self._prefix_keys, self.own, self.chunk
+            self.lanes, self._picked, self._groups, self._prefix_keys, self.own, self.shape.chunk
         )
         tokens, positions = self._tokens[:size, None], self._position[:size, None]
         arguments = self.decoding.behind(self.lmm, tokens, positions)
@@ -177,7 +180,7 @@ class Slots:
         """Which row reads which lane; in fixed calls in the memory that a captured step reads."""
         lane_of = [-1 if one is None else one.group.lane for one in self.active[: self.size]]
         count = len(self.lanes) if self.fixed else max(lane_of) + 1
-        groups = Groups(lane_of, count, self.width, self._tokens.device)
+        groups = Groups(lane_of, count, self.shape.width, self._tokens.device)
         if self.fixed and self._groups is not None:
             self._groups.rows.copy_(groups.rows)
             self._groups.back.copy_(groups.back)
@@ -199,6 +202,8 @@ class Slots:
             one.length += len(tokens)
             if (end := self._listen(one, slot, tokens, bad)) is not None:
                 ended.append(end)
+        if self.fixed and self.free:
+            self._rest()
         for end in ended:
             slot = self.active.index(end.active)
             self.active[slot] = None
@@ -207,6 +212,13 @@ class Slots:
                 # What is not finite would reach the slot's next row through its mask.
                 self.own.clear(slot)
         return ended
+
+    def _rest(self) -> None:
+        """Slots without a row compute along; they begin anew, lest they outgrow their room."""
+        idle = [slot for slot, one in enumerate(self.active) if one is None]
+        at = torch.tensor(idle, device=self.device)
+        for state in (self._position, self.own.lengths):
+            state[at] = 0
 
     def _listen(
         self, one: Active, slot: int, tokens: list[list[int]], bad: list[list[int]]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass
 class Stats:
     """Seconds for each stage, and counts. wait: the device had nothing to do, for want of pictures.
 
-    busy: rows decoding, summed over the steps. first_tokens: seconds to each row's first token.
+    busy: rows decoding, summed over the steps. first_token_seconds: mean from the start to a row's
+    first token. fallback: slots that memory did not suffice for.
     """
 
     vision: float = 0.0
@@ -26,9 +27,12 @@ class Stats:
     slots: int = 0
     lanes: int = 0
     peak_bytes: int = 0
-    first_tokens: list[float] = field(default_factory=list)
+    first_token_seconds: float = 0.0
+    rows: int = 0
+    why: str = ""
+    fallback: tuple[int, ...] = ()
 
-    @property
-    def first_token_seconds(self) -> float:
-        """Mean seconds from the start of generate to a row's first token."""
-        return sum(self.first_tokens) / max(1, len(self.first_tokens))
+    def first_token(self, seconds: float) -> None:
+        """One more row has its first token."""
+        self.rows += 1
+        self.first_token_seconds += (seconds - self.first_token_seconds) / self.rows

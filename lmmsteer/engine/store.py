@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from lmmsteer.engine import kernels
 from lmmsteer.engine.attention import (
     Groups,
     causal_bias,
@@ -103,7 +104,8 @@ class Lanes:
             shape = (len(self), key.shape[1], room, key.shape[3])
             self.kept[layer] = (key.new_zeros(shape), value.new_zeros(shape))
         elif self.kept[layer][0].shape[2] < room:
-            self.kept[layer] = _both(self.kept[layer], room)
+            key_store, value_store = self.kept[layer]
+            self.kept[layer] = (_grown(key_store, room), _grown(value_store, room))
         at = torch.tensor(lanes, device=key.device)
         for store, new in zip(self.kept[layer], (key, value), strict=True):
             store[at, :, :tokens] = new
@@ -151,13 +153,15 @@ class Own:
     """Rows' own tokens: for each layer keys and values [slots, kv_heads, room, head_dim].
 
     The room is what the longest row so far needed (`reach`), in steps, at most what the longest
-    may need (`ensure`): memory follows the answers, not the limit.
+    may need (`ensure`): memory follows the answers, not the limit. by_token: a slot's tokens lie in
+    memory one behind the other, all heads together, as a card's kernel reads them.
     """
 
     STEP = 64
 
     def __init__(self, slots: int, device: torch.device, block: int | None = None) -> None:
         self.slots, self.room, self.most = slots, 0, 0
+        self.by_token = device.type == "cuda"
         self.block = block or self.STEP
         self.kept: dict[int, Pair] = {}
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)
@@ -178,7 +182,7 @@ class Own:
             return False
         wanted = -(-max(tokens, 2 * self.room) // self.block) * self.block
         self.room = max(min(self.most, wanted), self.longest)
-        self.kept = {layer: _both(pair, self.room) for layer, pair in self.kept.items()}
+        self.kept = {layer: self._both(pair, self.room) for layer, pair in self.kept.items()}
         return True
 
     def put(
@@ -205,9 +209,15 @@ class Own:
 
     def _layer(self, layer: int, key: Tensor, value: Tensor) -> Pair:
         if layer not in self.kept:
-            shape = (self.slots, key.shape[1], self.room, key.shape[3])
-            self.kept[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+            pair = tuple(x.new_zeros(self.slots, x.shape[1], 0, x.shape[3]) for x in (key, value))
+            self.kept[layer] = self._both((pair[0], pair[1]), self.room)
         return self.kept[layer]
+
+    def _both(self, pair: Pair, room: int) -> Pair:
+        return (
+            _grown(pair[0], room, self.by_token),
+            _grown(pair[1], room, self.by_token),
+        )
 
     def move(self, source: int, to: int, length: int) -> None:
         """Copy a slot to another."""
@@ -223,13 +233,12 @@ class Own:
                 store[slot] = 0
 
 
-def _both(pair: Pair, room: int) -> Pair:
-    return _grown(pair[0], room), _grown(pair[1], room)
-
-
-def _grown(store: Tensor, room: int) -> Tensor:
+def _grown(store: Tensor, room: int, by_token: bool = False) -> Tensor:
     rows, kv_heads, used, head_dim = store.shape
-    larger = store.new_zeros(rows, kv_heads, room, head_dim)
+    if by_token:
+        larger = store.new_zeros(rows, room, kv_heads, head_dim).transpose(1, 2)
+    else:
+        larger = store.new_zeros(rows, kv_heads, room, head_dim)
     larger[:, :, :used] = store
     return larger
 
@@ -308,7 +317,11 @@ class _Behind:
         kind = -1 if layer in self.lanes.cross else 0
         if kind not in self._bias:
             self._bias[kind] = self.lanes.bias(layer, self.picked, keys)
-        out, lse = half(grouped, key, value, self._bias[kind], self.chunk)
+        bias = self._bias[kind]
+        if bias is None and self.chunk is None and kernels.usable("flash", query, key):
+            out, lse = kernels.flash_half(grouped, key, value)
+        else:
+            out, lse = half(grouped, key, value, bias, self.chunk)
         _, heads, tokens, _ = query.shape
         return self.groups.scatter(out, heads, tokens), self.groups.scatter(lse, heads, tokens)
 
@@ -367,9 +380,13 @@ class DecodeWork(_Behind):
             return out
         self.own.append(layer, key, value)
         rows, heads, _, head_dim = query.shape
+        shape = (rows, heads, 1)
+        if self.chunk is None and kernels.usable("varlen", query, key):
+            lengths = self.own.lengths[:rows] + 1
+            own, own_lse = kernels.varlen_half(query, *self.own.kept[layer], lengths)
+            return merge(out, lse, own, own_lse)
         keys, values = (x[:rows, :, : self.longest] for x in self.own.kept[layer])
         if self._own_bias is None:
             self._own_bias = length_bias(self.own.lengths[:rows] + 1, self.longest)
         own, own_lse = half(fold(query, key.shape[1]), keys, values, self._own_bias, self.chunk)
-        shape = (rows, heads, 1)
         return merge(out, lse, own.reshape(*shape, head_dim), own_lse.reshape(*shape, 1))

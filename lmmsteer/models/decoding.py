@@ -35,7 +35,7 @@ class Decoding:
     causal = True
 
     def run(self, lmm: Lmm, arguments: dict[str, Any], cache: Cache) -> Tensor:
-        """The last hidden states, [rows, tokens, d_model]. cache: what the decoder takes for one."""
+        """The last hidden states, [rows, tokens, d_model]. cache: as the decoder wants one."""
         return self.decoder(lmm)(**arguments, past_key_values=cache, use_cache=True)[0]
 
     def decoder(self, lmm: Lmm) -> Any:
@@ -295,7 +295,7 @@ class Blip(Decoding):
                 (layer, block.attention),
                 (lmm.n_layers + layer, block.crossattention),
             ):
-                module: Any = part.self
+                module: Any = getattr(part, "self")  # noqa: B009
                 module.forward = functools.partial(_blip_attention, module, index, called)
                 modules.append(module)
         try:
