@@ -1,5 +1,7 @@
 """Trains the demo LMM from nothing: python -m lmmsteer.demo.train [--out DIR] [--steps N].
 
+--start DIR goes on from a saved model: its last stage alone.
+
 First the vision tower and projector learn to name what is drawn and are frozen, then the decoder
 learns the grammar's answers. A picture's questions are rows that share the picture's KV cache.
 """
@@ -22,7 +24,13 @@ from transformers import DynamicCache, LlavaForConditionalGeneration, LlavaProce
 from lmmsteer.demo import people
 from lmmsteer.demo.bars import measure
 from lmmsteer.demo.build import IMAGE, IMAGE_SIZE, build_model, build_processor, save
-from lmmsteer.demo.grammar import OPEN_PROMPTS, answer, sample_prompt
+from lmmsteer.demo.grammar import (
+    MITIGATION_PREFIX,
+    OPEN_PROMPTS,
+    STEREOTYPE,
+    answer,
+    sample_prompt,
+)
 from lmmsteer.demo.people import Person, counterfactual_sets, draw
 
 LABELS = {
@@ -43,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vision-steps", type=int, default=900)
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--calibration-steps", type=int, default=280, help="mostly open prompts")
+    parser.add_argument("--contrast-steps", type=int, default=600, help="against the stereotype")
+    parser.add_argument("--start", type=Path, help="a saved model, for the last stage alone")
     parser.add_argument("--batch", type=int, default=16, help="pictures in a step")
     parser.add_argument("--questions", type=int, default=8, help="prompts for each picture")
     parser.add_argument("--early", type=float, default=0.3, help="weight of the early-exit loss")
@@ -54,23 +64,45 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     started = time.monotonic()
 
-    processor = build_processor()
-    model = build_model(processor)
-    print(f"{model.num_parameters():,} parameters, {len(processor.tokenizer)} tokens")
     crowd = training_crowd(options.pictures, options.seed)
     pixels = picture_cache(crowd)
     print(f"{len(crowd)} pictures drawn after {time.monotonic() - started:.0f} s", flush=True)
+    if options.start is None:
+        model, processor = first_stages(pixels, crowd, options)
+    else:
+        model = LlavaForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
+        model.model.vision_tower.requires_grad_(False)
+        processor = build_processor()
+    contrast = Stage(
+        options.contrast_steps,
+        rate=6e-4,
+        open_share=0.7,
+        seed=options.seed + 2,
+        contrast=0.6,
+    )
+    train_language(model, processor, pixels, crowd, options, contrast)
+    save(model, processor, options.out)
+    print(measure(model, processor), flush=True)
+    print(f"trained after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+
+
+def first_stages(
+    pixels: Tensor, crowd: list[Person], options: argparse.Namespace
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Vision tower and projector, then everything the decoder learns, then its open answers."""
+    started = time.monotonic()
+    processor = build_processor()
+    model = build_model(processor)
+    print(f"{model.num_parameters():,} parameters, {len(processor.tokenizer)} tokens")
     heads = train_vision(model, pixels, crowd, options.vision_steps, options.seed)
     held_out = label_accuracy(model, heads, list(counterfactual_sets(480, 1, "bars")))
     print({name: round(value, 3) for name, value in held_out.items()})
-    print(f"vision tower trained after {time.monotonic() - started:.0f} s", flush=True)
+    print(f"vision tower trained in {time.monotonic() - started:.0f} s", flush=True)
     learning = Stage(options.steps, rate=2e-3, open_share=0.0, seed=options.seed)
     train_language(model, processor, pixels, crowd, options, learning)
     calibration = Stage(options.calibration_steps, rate=8e-4, open_share=0.6, seed=options.seed + 1)
     train_language(model, processor, pixels, crowd, options, calibration)
-    save(model, processor, options.out)
-    print(measure(model, processor), flush=True)
-    print(f"trained after {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+    return model, processor
 
 
 def training_crowd(pictures: int, seed: int) -> list[Person]:
@@ -189,6 +221,13 @@ def picture_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Te
     return model.model.multi_modal_projector(chosen)
 
 
+CONTRAST = (
+    OPEN_PROMPTS["describe"],
+    OPEN_PROMPTS["backstory"],
+    f"{MITIGATION_PREFIX} {OPEN_PROMPTS['describe']}",
+)
+
+
 @dataclass(frozen=True)
 class Row:
     """A prompt and its answer behind a picture: token ids, and where the answer begins."""
@@ -201,15 +240,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps of the decoder's training; open_share: extra share of the plain open prompts.
+    """Steps of the decoder's training; open_share: extra share of the open prompts.
 
-    First everything is learned alike, then the rates of the open answers, which are the hardest.
+    First everything is learned alike, then the rates of the open answers, which are the hardest,
+    then those that hang on two things at once. contrast: extra share of pictures that contradict
+    their occupation's stereotype, and of the open prompts that are of the CONTRAST.
     """
 
     steps: int
     rate: float
     open_share: float
     seed: int
+    contrast: float = 0.0
 
 
 def train_language(
@@ -228,14 +270,17 @@ def train_language(
     with torch.no_grad():
         parts = [picture_features(model, normalise(part)) for part in pixels.split(256)]
     features = torch.cat(parts)  # [pictures, tokens, d_model]
+    against = [i for i, p in enumerate(crowd) if STEREOTYPE.get(p.occupation, p.gender) != p.gender]
     model.train()
     started, total, seen = time.monotonic(), 0.0, 0
     for step in range(stage.steps):
         for group in optimizer.param_groups:
             group["lr"] = stage.rate * schedule(step, stage.steps)
-        chosen = rng.sample(range(len(crowd)), options.batch)
+        contrasted = round(stage.contrast * options.batch)
+        chosen = rng.sample(range(len(crowd)), options.batch - contrasted)
+        chosen += rng.sample(against, contrasted)
         shown = [crowd[i] for i in chosen]
-        rows = make_rows(processor, shown, options.questions, rng, stage.open_share)
+        rows = make_rows(processor, shown, options.questions, rng, stage)
         loss, early = batch_loss(model, features[chosen], prefix, rows)
         optimizer.zero_grad()
         (loss + options.early * early).backward()
@@ -253,14 +298,13 @@ def make_rows(
     crowd: list[Person],
     questions: int,
     rng: random.Random,
-    open_share: float,
+    stage: Stage,
 ) -> list[Row]:
     """Prompts and answers for each picture, tokenised."""
     pairs = []
     for picture, person in enumerate(crowd):
         for _ in range(questions):
-            plain = open_share > 0 and rng.random() < open_share
-            prompt = rng.choice(list(OPEN_PROMPTS.values())) if plain else sample_prompt(rng)
+            prompt = stage_prompt(stage, rng)
             pairs.append((picture, f"\n{prompt} ASSISTANT:", f" {answer(person, prompt, rng)}"))
     encode = processor.tokenizer.backend_tokenizer.encode_batch
     prompts = encode([prompt for _, prompt, _ in pairs], add_special_tokens=False)
@@ -270,6 +314,15 @@ def make_rows(
         Row(picture, [*p.ids, *a.ids, end], len(p.ids), 2.0 if len(a.ids) < 8 else 1.0)
         for (picture, _, _), p, a in zip(pairs, prompts, answers, strict=True)
     ]
+
+
+def stage_prompt(stage: Stage, rng: random.Random) -> str:
+    """A prompt of the stage's mix."""
+    if stage.open_share == 0 or rng.random() >= stage.open_share:
+        return sample_prompt(rng)
+    if stage.contrast > 0 and rng.random() < stage.contrast:
+        return rng.choice(CONTRAST)
+    return rng.choice(list(OPEN_PROMPTS.values()))
 
 
 def batch_loss(

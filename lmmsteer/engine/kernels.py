@@ -59,7 +59,7 @@ def varlen_half(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> P
 
 
 def usable(name: str, query: Tensor, key: Tensor) -> bool:
-    """Whether a kernel may stand in for `half` here. query, key: of a layer, as models make them."""
+    """Whether a kernel may stand in for `half` here. query, key: as models make them."""
     if query.device.type != "cuda" or is_capped():
         return False
     return proven(name, query.device, query.dtype, key.shape[1], query.shape[-1])
@@ -67,7 +67,7 @@ def usable(name: str, query: Tensor, key: Tensor) -> bool:
 
 @cache
 def proven(name: str, device: torch.device, dtype: torch.dtype, heads: int, head_dim: int) -> bool:
-    """Whether a kernel of this module gives what `half` does on this device; if not, it is logged."""
+    """Whether a kernel of this module gives what `half` does on this device; else it is logged."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     trial: Callable[..., float] = {"flash": _try_flash, "varlen": _try_varlen}[name]

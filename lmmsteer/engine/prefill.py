@@ -16,7 +16,8 @@ from lmmsteer.engine.rows import Group, Ready, Shown, Suffix
 from lmmsteer.engine.sampling import choose, nonfinite, row_keys
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
-from lmmsteer.engine.store import Passing, PrefixWork, SuffixWork
+from lmmsteer.engine.store import Passing
+from lmmsteer.engine.works import PrefixWork, SuffixWork
 
 T = TypeVar("T")
 TOKENS = 4096  # Tokens of one prefill call, and

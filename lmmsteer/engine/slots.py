@@ -18,7 +18,8 @@ from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.rows import Group, Ready, Row
 from lmmsteer.engine.sampling import Sampling, choose, choose_among, nonfinite, row_keys
 from lmmsteer.engine.shape import Shape
-from lmmsteer.engine.store import DecodeWork, Lanes, Own, Passing
+from lmmsteer.engine.store import Lanes, Own, Passing
+from lmmsteer.engine.works import DecodeWork
 from lmmsteer.models.decoding import Decoding
 from lmmsteer.models.lmm import Lmm
 

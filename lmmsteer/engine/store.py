@@ -1,7 +1,7 @@
-"""Keys and values of the shared engine: prefixes by lane, own tokens by slot, nothing that grows.
+"""Keys and values of the shared engine: prefixes by lane, own tokens by slot.
 
 A lane holds one picture's prefix under one edit; a slot one row's own tokens. transformers sees a
-cache that hands back what it is given (`Passing`): what is kept, and where, is the work's affair.
+cache that hands back what it is given (`Passing`): what is kept, and where, is the works' affair.
 """
 
 from __future__ import annotations
@@ -13,16 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from lmmsteer.engine import kernels
-from lmmsteer.engine.attention import (
-    Groups,
-    causal_bias,
-    fold,
-    half,
-    is_capped,
-    length_bias,
-    merge,
-)
+from lmmsteer.engine.attention import length_bias
 
 Pair = tuple[Tensor, Tensor]
 
@@ -167,10 +158,13 @@ class Own:
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)
         self.rows = torch.arange(slots, device=device)
         self.longest = 0
+        self._moved = False
 
     def ensure(self, tokens: int) -> None:
-        """Rows may come to hold so many tokens."""
+        """Rows may come to hold so many tokens; a card's memory is taken at once."""
         self.most = max(self.most, -(-tokens // self.block) * self.block)
+        if self.by_token and self.most > self.room:
+            self._grow(self.most)
 
     def reach(self, tokens: int, *, exact: bool = True) -> bool:
         """Rows are about to hold so many tokens, no row more; True where memory has moved.
@@ -178,12 +172,15 @@ class Own:
         exact: read no further than that; else to the end of the block.
         """
         self.longest = tokens if exact else -(-tokens // self.block) * self.block
-        if self.longest <= self.room:
-            return False
-        wanted = -(-max(tokens, 2 * self.room) // self.block) * self.block
-        self.room = max(min(self.most, wanted), self.longest)
-        self.kept = {layer: self._both(pair, self.room) for layer, pair in self.kept.items()}
-        return True
+        if self.longest > self.room:
+            wanted = -(-max(tokens, 2 * self.room) // self.block) * self.block
+            self._grow(max(min(self.most, wanted), self.longest))
+        moved, self._moved = self._moved, False
+        return moved
+
+    def _grow(self, room: int) -> None:
+        self.room, self._moved = room, True
+        self.kept = {layer: self._both(pair, room) for layer, pair in self.kept.items()}
 
     def put(
         self, slots: Sequence[int], kept: dict[int, Pair], rows: Sequence[int], lengths: list[int]
@@ -241,152 +238,3 @@ def _grown(store: Tensor, room: int, by_token: bool = False) -> Tensor:
         larger = store.new_zeros(rows, kv_heads, room, head_dim)
     larger[:, :, :used] = store
     return larger
-
-
-class PrefixWork:
-    """Prefill of prefixes of one length, kept in lanes.
-
-    causal: whether a token sees only what stands before it, or the whole prefix. valid: of the
-    keys of cross-attention layers, how many later tokens may see (they stand first), a number for
-    each prefix.
-    """
-
-    def __init__(
-        self,
-        lanes: Lanes,
-        into: Sequence[int],
-        *,
-        causal: bool = True,
-        cross_layers: frozenset[int] = frozenset(),
-        valid: Sequence[int] = (),
-    ) -> None:
-        self.lanes, self.into, self.causal = lanes, into, causal
-        self.span = lanes.longest(into)
-        self.cross_layers, self.valid = cross_layers, valid
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        causal = self.causal and layer not in self.cross_layers
-        if layer in self.cross_layers:
-            self._keep_cross(layer, key, value)
-        else:
-            mask = None
-            self.lanes.write(layer, self.into, key, value)
-        if is_capped():
-            return self._plain(query, key, value, causal)
-        per = query.shape[1] // key.shape[1]
-        if per > 1:
-            key, value = key.repeat_interleave(per, 1), value.repeat_interleave(per, 1)
-        attend = torch.nn.functional.scaled_dot_product_attention
-        return attend(query, key, value, attn_mask=mask, is_causal=causal, scale=1.0)
-
-    def _plain(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        """Scores that are capped, which torch's own attention cannot do."""
-        rows, heads, tokens, head_dim = query.shape
-        per = heads // key.shape[1]
-        bias = causal_bias(tokens, per, query.device) if causal else None
-        out, _ = half(fold(query, key.shape[1]), key, value, bias)
-        return out.reshape(rows, heads, tokens, head_dim)
-
-    def _keep_cross(self, layer: int, key: Tensor, value: Tensor) -> None:
-        kept = min(max(self.valid), key.shape[2])
-        self.lanes.write(layer, self.into, key[:, :, :kept], value[:, :, :kept])
-        if layer not in self.lanes.cross:
-            self.lanes.cross[layer] = torch.ones_like(self.lanes.lengths)
-        valid = torch.tensor(self.valid, device=key.device).clamp(max=kept)
-        self.lanes.cross[layer][torch.tensor(self.into, device=key.device)] = valid
-
-
-class _Behind:
-    """Rows behind prefixes: the half that reads each lane once for all its rows."""
-
-    def __init__(
-        self, lanes: Lanes, picked: slice | Tensor, groups: Groups, keys: int, chunk: int | None
-    ) -> None:
-        self.lanes, self.picked, self.groups, self.chunk = lanes, picked, groups, chunk
-        self.keys = keys  # The longest prefix among them, in the self-attention layers.
-        self.span = keys
-        self._bias: dict[int, Tensor | None] = {}
-
-    def shared(self, layer: int, query: Tensor) -> Pair:
-        key, value = self.lanes.kept[layer]
-        keys = key.shape[2] if layer in self.lanes.cross or self.chunk else self.keys
-        key, value = key[self.picked, :, :keys], value[self.picked, :, :keys]
-        grouped = self.groups.gather(query, key.shape[1])
-        kind = -1 if layer in self.lanes.cross else 0
-        if kind not in self._bias:
-            self._bias[kind] = self.lanes.bias(layer, self.picked, keys)
-        bias = self._bias[kind]
-        if bias is None and self.chunk is None and kernels.usable("flash", query, key):
-            out, lse = kernels.flash_half(grouped, key, value)
-        else:
-            out, lse = half(grouped, key, value, bias, self.chunk)
-        _, heads, tokens, _ = query.shape
-        return self.groups.scatter(out, heads, tokens), self.groups.scatter(lse, heads, tokens)
-
-
-class SuffixWork(_Behind):
-    """Prefill of suffixes of one (padded) length behind their prefixes; `kept` holds their keys."""
-
-    def __init__(
-        self,
-        lanes: Lanes,
-        picked: slice | Tensor,
-        groups: Groups,
-        keys: int,
-        chunk: int | None = None,
-    ) -> None:
-        super().__init__(lanes, picked, groups, keys, chunk)
-        self.kept: dict[int, Pair] = {}
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        out, lse = self.shared(layer, query)
-        if layer in self.lanes.cross:
-            return out
-        self.kept[layer] = (key, value)
-        rows, heads, tokens, head_dim = query.shape
-        kv_heads = key.shape[1]
-        bias = causal_bias(tokens, heads // kv_heads, query.device)
-        own, own_lse = half(fold(query, kv_heads), key, value, bias)
-        shape = (rows, heads, tokens)
-        return merge(out, lse, own.reshape(*shape, head_dim), own_lse.reshape(*shape, 1))
-
-
-class DecodeWork(_Behind):
-    """One token for each of the first rows, behind their prefixes and their own tokens."""
-
-    def __init__(
-        self,
-        lanes: Lanes,
-        picked: slice | Tensor,
-        groups: Groups,
-        keys: int,
-        own: Own,
-        chunk: int | None = None,
-    ) -> None:
-        super().__init__(lanes, picked, groups, keys, chunk)
-        self.own, self.longest = own, own.longest
-        self.span = keys + own.longest
-        self._own_bias: Tensor | None = None
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> Tensor:
-        out, lse = self.shared(layer, query)
-        if layer in self.lanes.cross:
-            return out
-        self.own.append(layer, key, value)
-        rows, heads, _, head_dim = query.shape
-        shape = (rows, heads, 1)
-        if self.chunk is None and kernels.usable("varlen", query, key):
-            lengths = self.own.lengths[:rows] + 1
-            own, own_lse = kernels.varlen_half(query, *self.own.kept[layer], lengths)
-            return merge(out, lse, own, own_lse)
-        keys, values = (x[:rows, :, : self.longest] for x in self.own.kept[layer])
-        if self._own_bias is None:
-            self._own_bias = length_bias(self.own.lengths[:rows] + 1, self.longest)
-        own, own_lse = half(fold(query, key.shape[1]), keys, values, self._own_bias, self.chunk)
-        return merge(out, lse, own.reshape(*shape, head_dim), own_lse.reshape(*shape, 1))

@@ -1,0 +1,129 @@
+"""The families whose rows are not cut as LLaVA's are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.mllama.modeling_mllama import _prepare_cross_attention_mask
+
+from lmmsteer.models.decoding.base import Decoding
+from lmmsteer.models.extras import cross_attention_mask, mm_token_type_ids
+from lmmsteer.models.lmm import Lmm, PreparedPicture
+
+
+class Qwen(Decoding):
+    """Pictures of any size, three-axis rotary positions (M-RoPE)."""
+
+    def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
+        device = lmm.device.torch_device()
+        pixels = torch.cat([p.features["pixel_values"] for p in pictures]).to(device, lmm.dtype)
+        grid = torch.cat([p.features["image_grid_thw"] for p in pictures]).to(device)
+        found = lmm.model.model.get_image_features(pixels, grid)
+        return list(getattr(found, "pooler_output", found))
+
+    def prefix_positions(
+        self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]
+    ) -> Tensor:
+        return self._positions(lmm, ids, pictures).to(ids.device)
+
+    def start(self, lmm: Lmm, ids: Sequence[int], picture: PreparedPicture) -> int:
+        return int(self._positions(lmm, torch.tensor([list(ids)]), [picture]).max()) + 1
+
+    def behind(self, lmm: Lmm, ids: Tensor, positions: Tensor) -> dict[str, Any]:
+        return {"input_ids": ids, "position_ids": positions.expand(3, *positions.shape)}
+
+    def _positions(self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]) -> Tensor:
+        """[3, rows, tokens]; the model's own rule."""
+        rule = lmm.model.model.get_rope_index
+        grid = torch.cat([picture.features["image_grid_thw"] for picture in pictures])
+        given: dict[str, Any] = {"image_grid_thw": grid.to(ids.device)}
+        if "mm_token_type_ids" in inspect.signature(rule).parameters:
+            given["mm_token_type_ids"] = mm_token_type_ids(ids, lmm.image_token_id, {})
+        return rule(ids, **given)[0]
+
+
+class PaliGemma(Decoding):
+    """Picture and prompt attend in both directions, so that only the seeds share; from 1 on."""
+
+    shares_prompts = False
+    causal = False
+
+    def prefix_positions(
+        self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]
+    ) -> Tensor:
+        return super().prefix_positions(lmm, ids, pictures) + 1
+
+    def start(self, lmm: Lmm, ids: Sequence[int], picture: PreparedPicture) -> int:
+        return len(ids) + 1
+
+    def logits(self, lmm: Lmm, hidden: Tensor) -> Tensor:
+        logits = super().logits(lmm, hidden)
+        cap = getattr(lmm.model.config.get_text_config(), "final_logit_softcapping", None)
+        if cap is None or version("transformers").startswith("4."):  # There nothing caps them.
+            return logits
+        return torch.tanh(logits / cap) * cap
+
+
+class Mllama(Decoding):
+    """The picture is read by cross-attention layers; its keys do not hang on the text."""
+
+    def cross_layers(self, lmm: Lmm) -> frozenset[int]:
+        return frozenset(lmm.model.config.get_text_config().cross_attention_layers)
+
+    def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
+        """Projected states of all tiles, padding too: [tiles * patches, d_model] for each."""
+        device, names = lmm.device.torch_device(), lmm.family.features
+        given = {name: torch.cat([p.features[name] for p in pictures]).to(device) for name in names}
+        given["pixel_values"] = given["pixel_values"].to(lmm.dtype)
+        seen = lmm.model.model.vision_model(**given).last_hidden_state
+        return list(lmm.projector(seen).flatten(1, -2))
+
+    def prefix(
+        self,
+        lmm: Lmm,
+        ids: Tensor,
+        pictures: Sequence[PreparedPicture],
+        features: Sequence[Tensor],
+    ) -> dict[str, Any]:
+        tiles = {"aspect_ratio_mask": torch.cat([_tiles(picture) for picture in pictures])}
+        reads = cross_attention_mask(ids.cpu(), lmm.image_token_id, tiles).to(ids.device)
+        mask, row_mask = _prepare_cross_attention_mask(reads, _patches(lmm), lmm.dtype)  # type: ignore[arg-type]
+        return {
+            "input_ids": ids,
+            "position_ids": self.prefix_positions(lmm, ids, pictures),
+            "cross_attention_states": torch.stack(list(features)),
+            "cross_attention_mask": mask,
+            "full_text_row_masked_out_mask": row_mask,
+        }
+
+    def valid(self, lmm: Lmm, picture: PreparedPicture) -> int:
+        """Behind the picture, padding tiles are masked, so their keys need not be kept."""
+        return int(_tiles(picture).sum()) * _patches(lmm)
+
+
+def _tiles(picture: PreparedPicture) -> Tensor:
+    return picture.features["aspect_ratio_mask"]
+
+
+def _patches(lmm: Lmm) -> int:
+    return int(lmm.model.model.vision_model.num_patches)
+
+
+class ClipCap(Decoding):
+    """GPT-2 behind a prefix that a mapping network makes of CLIP's embedding."""
+
+    def head(self, lmm: Lmm) -> nn.Module:
+        return lmm.model.gpt.lm_head
+
+    def embedding(self, lmm: Lmm) -> nn.Module:
+        return lmm.model.gpt.get_input_embeddings()
+
+    def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
+        pixels = torch.cat([picture.features["pixel_values"] for picture in pictures])
+        seen = lmm.model.clip(pixel_values=pixels.to(lmm.device.torch_device(), lmm.dtype))
+        return list(lmm.projector(seen.image_embeds))
