@@ -62,10 +62,12 @@ class SamplingConfig:
 
 @dataclass
 class EngineConfig:
-    """Which engine, and how many rows it answers at a time."""
+    """Which engine, how many rows it answers at a time (null: from the device's memory), and
+    whether a row's bytes must not depend on its companions."""
 
-    name: str = "reference"
-    slots: int = 64
+    name: str = "shared"
+    slots: int | None = None
+    strict: bool = False
 
 
 @dataclass

@@ -14,7 +14,7 @@ from lmmsteer import config as configs
 from lmmsteer import datasets, device
 from lmmsteer.config import PromptsConfig
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet import launcher, resolve, shard
+from lmmsteer.fleet import engines, launcher, resolve
 from lmmsteer.methods import METHODS
 
 PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml"))
@@ -56,7 +56,7 @@ def _instance(group: str, config: Any) -> object:
         return configs.typed(config.analysis, analysis.Analysis, "analysis")
     typed = resolve.typed_config(config)
     if group == "engine":
-        return shard.open_engine(typed.engine)
+        return engines.open_engine(typed.engine)
     if group == "device":
         return typed.device if typed.device.kind in ("cuda", "hpu") else device.detect("auto")
     if group == "prompts":

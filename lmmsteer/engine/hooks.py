@@ -42,12 +42,15 @@ def ablate(r: Tensor, directions: Tensor, alpha: float = 1.0) -> Tensor:
 class Directions:
     """The directions that hooks read: one set for all rows, or each row's own.
 
-    sets: [sets, n_layers or 1, k, d_model] in the model's dtype, on its device.
+    sets: [sets, n_layers or 1, k, d_model] in the model's dtype, on its device. fired: the places
+    where they were applied; kept here, since a step that a card replays calls no hook.
     """
 
     def __init__(self, residual: ResidualAblation, lmm: Lmm) -> None:
-        self.sets = residual.sets.to(lmm.device.torch_device(), lmm.dtype)
+        # A copy: `load` writes here, and the edit's own must stay as it is.
+        self.sets = residual.sets.to(lmm.device.torch_device(), lmm.dtype, copy=True)
         self.alpha = residual.alpha
+        self.fired: set[tuple[int, str]] = set()
         self._rows: Tensor | None = None  # [rows, n_layers or 1, k, d_model]
         self._slots: Tensor | None = None
 
@@ -58,6 +61,7 @@ class Directions:
 
     def load(self, residual: ResidualAblation) -> None:
         """Other values of the same structure, in the memory that a captured step reads."""
+        self.fired.clear()
         new = residual.sets.to(self.sets.device, self.sets.dtype)
         if len(self.sets) == len(new) == 1:
             self.sets.copy_(new)
@@ -92,12 +96,12 @@ class Directions:
 
 
 class _Ablation:
-    """One hook: ablates what passes its point, and counts how often that was."""
+    """One hook: ablates what passes its point, and notes that it did."""
 
     def __init__(self, point: ResidualPoint, directions: Directions) -> None:
         self.point = point
         self.directions = directions
-        self.fired = 0
+        self.where = (point.layer, point.place)
 
     def place(self) -> Any:
         module = self.point.module
@@ -117,7 +121,7 @@ class _Ablation:
         return self._apply(output)
 
     def _apply(self, r: Tensor) -> Tensor:
-        self.fired += 1
+        self.directions.fired.add(self.where)
         return ablate(r, self.directions.of_layer(self.point.layer), self.directions.alpha)
 
 
@@ -147,13 +151,30 @@ def installed(
         for hook in hooks:
             placed.callback(hook.place().remove)
         yield directions
-    silent = [f"layer {h.point.layer} {h.point.place}" for h in hooks if not h.fired]
+    silent = [f"layer {h.where[0]} {h.where[1]}" for h in hooks if h.where not in directions.fired]
     if silent:
         raise RunFailed(
             f"The edit was not applied at {len(silent)} of {len(hooks)} places "
             f"({', '.join(silent[:3])}): the model never ran those modules.",
             "Its answers must not be used; the family's record in models/families.py may be wrong",
         )
+
+
+@contextmanager
+def projecting(lmm: Lmm, edit: Edit) -> Iterator[None]:
+    """The projector hands out edited features, for the length of a `with` block.
+
+    Raises: LmmsteerError for a family without a projector.
+    """
+    features = edit.features
+    if features is None:
+        yield
+        return
+    handle = lmm.projector.register_forward_hook(lambda _, __, found: features.apply(found))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check(lmm: Lmm, residual: ResidualAblation) -> None:

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 
 from PIL import Image
 from torch import Tensor
@@ -20,7 +21,8 @@ KEPT_BYTES = 1 << 30  # Vision features kept for other methods and attributes.
 class Ahead:
     """Prepares pictures in the order of their turn, at most AHEAD of them before it.
 
-    wait: seconds in which the caller had to wait for one.
+    order: the picture of each `take`. One that comes again after others is prepared again, so that
+    no more than AHEAD are held. wait: seconds in which the caller had to wait for one.
     """
 
     def __init__(
@@ -28,30 +30,29 @@ class Ahead:
     ) -> None:
         self.lmm, self.pictures = lmm, pictures
         self.wait = 0.0
-        self._order = deque(dict.fromkeys(order))
-        self._left = {image_id: order.count(image_id) for image_id in self._order}
+        self._order = deque((image_id, len(list(same))) for image_id, same in groupby(order))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
-        self._made: dict[str, Future[PreparedPicture]] = {}
+        self._made: deque[tuple[Future[PreparedPicture], int]] = deque()  # and takes that are left
         self._fill()
 
-    def take(self, image_id: str) -> PreparedPicture:
-        """One prepared picture; as often as it stands in the order."""
+    def take(self) -> PreparedPicture:
+        """The next prepared picture of the order."""
+        made, left = self._made.popleft()
         started = time.perf_counter()
-        made = self._made[image_id].result()
+        picture = made.result()
         self.wait += time.perf_counter() - started
-        self._left[image_id] -= 1
-        if not self._left[image_id]:
-            del self._made[image_id]
+        if left > 1:
+            self._made.appendleft((made, left - 1))
         self._fill()
-        return made
+        return picture
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fill(self) -> None:
         while self._order and len(self._made) < AHEAD:
-            image_id = self._order.popleft()
-            self._made[image_id] = self._pool.submit(self._prepare, image_id)
+            image_id, takes = self._order.popleft()
+            self._made.append((self._pool.submit(self._prepare, image_id), takes))
 
     def _prepare(self, image_id: str) -> PreparedPicture:
         return self.lmm.prepare(self.pictures[image_id])

@@ -52,7 +52,7 @@ class Prefill:
             return [one for suffix in suffixes for one in self._first_tokens(suffix)]
 
     def _show(self, group: Group) -> Shown:
-        picture = self.ahead.take(group.image_id)
+        picture = self.ahead.take()
         prompts = dict.fromkeys(row.prompt for row in group.rows)
         ids = {prompt: self.lmm.token_ids(prompt, picture.tokens) for prompt in prompts}
         cut = {p: self.decoding.split(self.lmm, found) for p, found in ids.items()}

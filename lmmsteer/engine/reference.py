@@ -12,25 +12,16 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from transformers import GenerationConfig, LogitsProcessorList
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lmmsteer.engine.cache import growing_cache
 from lmmsteer.engine.edit import Edit
-from lmmsteer.engine.hooks import Directions, installed
-from lmmsteer.engine.sampling import NEVER, NextToken, Sampling, row_keys
+from lmmsteer.engine.hooks import Directions, installed, projecting
+from lmmsteer.engine.rows import Row, plan_rows, response
+from lmmsteer.engine.sampling import NextToken, Sampling, row_keys
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.schema import Request, Response
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row on its way: where it stands among the requests, and what the model is shown."""
-
-    index: int
-    request: Request
-    prompt: str
-    picture: PreparedPicture
-    length: int
 
 
 @dataclass(frozen=True)
@@ -54,30 +45,28 @@ class Reference:
         pictures: Mapping[str, Image.Image],
         edit: Edit,
         sampling: Sampling,
+        lengths: Sequence[int] | None = None,
     ) -> Iterator[Response]:
         """One response for each request, in the requests' order.
 
-        pictures: RGB, by image id. text is the decoded token ids without special tokens, stripped
-        of white space at both ends. A row whose logits are not finite is an error `nonfinite`, one
-        whose prompt cannot be shown `prompt_refused`; the others do not notice.
+        pictures: RGB, by image id. lengths: exactly so many new tokens for each row, whatever the
+        model would end with. A row whose logits are not finite is an error `nonfinite`, one whose
+        prompt cannot be shown `prompt_refused`; the others do not notice.
         """
-        prompts = edit.prompts or tuple(request.prompt for request in requests)
-        done: dict[int, Response] = {}
-        rows = []
-        prepared = {i: lmm.prepare(pictures[i]) for i in {r.image_id: None for r in requests}}
-        for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            if refusal := lmm.refusal(prompt):
-                done[index] = Response.failed(request, "prompt_refused", refusal)
-            else:
-                picture = prepared[request.image_id]
-                length = len(lmm.token_ids(prompt, picture.tokens))
-                rows.append(_Row(index, request, prompt, picture, length))
-        rows.sort(key=lambda row: (row.length, row.prompt))
+        rows, done = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
+        shown = {row.request.image_id: None for row in rows}
+        prepared = {image_id: lmm.prepare(pictures[image_id]) for image_id in shown}
+        tokens = {
+            row.index: len(lmm.token_ids(row.prompt, prepared[row.request.image_id].tokens))
+            for row in rows
+        }
+        rows.sort(key=lambda row: (tokens[row.index], row.prompt))
         emitted = 0
         for start in range(0, len(rows), self.slots):
             batch = rows[start : start + self.slots]
-            with self.edited(lmm, edit):
-                answers = _answer(lmm, batch, sampling)
+            of = [row.directions for row in batch]
+            with installed(lmm, edit, of), projecting(lmm, edit):
+                answers = _answer(lmm, batch, prepared, edit, sampling)
             done.update(zip((row.index for row in batch), answers, strict=True))
             while emitted in done:
                 yield done.pop(emitted)
@@ -86,46 +75,52 @@ class Reference:
 
 
 @torch.inference_mode()
-def _answer(lmm: Lmm, rows: Sequence[_Row], sampling: Sampling) -> list[Response]:
-    inputs = lmm.inputs([row.prompt for row in rows], [row.picture for row in rows])
+def _answer(
+    lmm: Lmm,
+    rows: Sequence[Row],
+    prepared: Mapping[str, PreparedPicture],
+    edit: Edit,
+    sampling: Sampling,
+) -> list[Response]:
+    pictures = [prepared[row.request.image_id] for row in rows]
+    inputs = lmm.inputs([row.prompt for row in rows], pictures)
     prompt_length = inputs["input_ids"].shape[1]
     keys = row_keys([row.request.row_id for row in rows]).to(inputs["input_ids"].device)
-    next_token = NextToken(keys, sampling, prompt_length, lmm.eos_ids)
+    eos_ids = () if rows[0].forced else lmm.eos_ids
+    next_token = NextToken(keys, sampling, prompt_length, eos_ids)
     config = GenerationConfig(
         do_sample=False,
-        max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=list(lmm.eos_ids) or None,
+        max_new_tokens=max(row.limit for row in rows),
+        eos_token_id=list(eos_ids) or None,
         pad_token_id=lmm.tokenizer.pad_token_id,
     )
     out = lmm.model.generate(
         **inputs,
         generation_config=config,
-        logits_processor=LogitsProcessorList([next_token]),
+        logits_processor=LogitsProcessorList([_Bias(edit), next_token]),
         past_key_values=growing_cache(lmm.model.config),
     )
-    failed_at = next_token.failed_at.tolist()
-    generated = out[:, prompt_length:].tolist()
-    return [
-        _response(lmm, row.request, tokens, failed)
-        for row, tokens, failed in zip(rows, generated, failed_at, strict=True)
-    ]
+    answers = []
+    steps = zip(rows, out[:, prompt_length:].tolist(), next_token.failed_at.tolist(), strict=True)
+    for row, generated, failed_at in steps:
+        tokens = _said(generated[: row.limit], eos_ids)
+        # Behind its end, a row is padding whose logits are nobody's affair.
+        failed = failed_at if failed_at < len(tokens) else None
+        answers.append(response(lmm, row.request, tokens, failed, row.forced))
+    return answers
 
 
-def _response(lmm: Lmm, request: Request, tokens: list[int], failed_at: int) -> Response:
-    end = next((at for at, token in enumerate(tokens) if token in lmm.eos_ids), None)
-    if failed_at != NEVER and failed_at <= (len(tokens) if end is None else end):
-        return Response.failed(
-            request, "nonfinite", f"the logits at step {failed_at} are not finite"
-        )
-    kept = tokens if end is None else tokens[:end]
-    text = lmm.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Response(
-        row_id=request.row_id,
-        image_id=request.image_id,
-        prompt_id=request.prompt_id,
-        seed=request.seed,
-        text=text.strip(),
-        token_ids=kept,
-        new_tokens=len(kept),
-        finish_reason="length" if end is None else "eos",
-    )
+def _said(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
+    """Tokens up to the first that ends the answer, it included."""
+    end = next((at for at, token in enumerate(tokens, 1) if token in eos_ids), None)
+    return tokens[:end]
+
+
+class _Bias(LogitsProcessor):
+    """An edit's bias, before anything else sees the logits."""
+
+    def __init__(self, edit: Edit) -> None:
+        self.edit = edit
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.edit.biased(scores)

@@ -88,8 +88,13 @@ def plan_rows(
     max_new_tokens: int,
     lengths: Sequence[int] | None = None,
 ) -> tuple[list[Row], dict[int, Response]]:
-    """The rows that can be shown, and the responses of those that cannot."""
+    """The rows that can be shown, and the responses of those that cannot.
+
+    Raises: LmmsteerError for an edit of features that the family does not have.
+    """
     check_rows(edit, requests)
+    if edit.features is not None:
+        lmm.projector  # noqa: B018 - it is asked for so that it may refuse
     prompts = edit.prompts or tuple(request.prompt for request in requests)
     rows, refused = [], {}
     refusals = {prompt: lmm.refusal(prompt) for prompt in dict.fromkeys(prompts)}

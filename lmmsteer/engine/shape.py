@@ -83,7 +83,7 @@ def default_slots(
     decoding = DECODING[lmm.family.name]
     prefix_tokens = decoding.split(lmm, ids)
     prefix = prefix_tokens * token
-    prefix += min(decoding.valid(lmm, picture), 1 << 20) * cross_token
+    prefix += decoding.valid(lmm, picture) * cross_token
     own = (len(ids) - prefix_tokens + sampling.max_new_tokens) * token
     rows = _rows_of_a_prefix(lmm, requests)
     room = USABLE * total - weights - WORKSPACE

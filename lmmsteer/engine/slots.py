@@ -59,6 +59,7 @@ class Slots:
         self.active: list[Active | None] = [None] * count
         self.changed = True
         self._groups: Groups | None = None
+        self._bias: Tensor | None = None
         self._passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=device))
         self._prefix_keys = 0
         self._picked = slice(0, 0)
@@ -75,13 +76,19 @@ class Slots:
 
         structure: what a captured step depends on besides shapes, as far as hooks go.
         """
-        bias = self.edit.bias
-        if bias is not None and edit.bias is not None and bias.shape == edit.bias.shape:
-            edit = replace(edit, bias=bias.copy_(edit.bias))  # Captured steps read this memory.
+        if edit.bias is not None:
+            edit = replace(edit, bias=self._kept_bias(edit.bias))
         self.edit, self.sampling = edit, sampling
         self.structure = (structure, edit.bias is None, sampling)
         self.active = [None] * len(self.active)
         self.changed = True
+
+    def _kept_bias(self, bias: Tensor) -> Tensor:
+        """A copy in the memory that captured steps read; the edit's own stays as it is."""
+        if self._bias is None or self._bias.shape != bias.shape:
+            self._captured.forget()
+            self._bias = torch.empty(bias.shape, device=self.device)
+        return self._bias.copy_(bias)
 
     @property
     def free(self) -> int:
@@ -136,8 +143,10 @@ class Slots:
         if self.changed:
             self._regroup()
         longest = max(one.length for one in self.active if one is not None)
-        if self.own.reach(longest + self.shape.window, exact=not self.fixed):
+        moved = self.own.reach(longest + self.shape.window, exact=not self.fixed)
+        if moved or self.lanes.moved:
             self._captured.forget()
+            self.lanes.moved = False
         before = [tensor.clone() for tensor in self._state] if self._graphs else []
         outcomes = [self._one(exact=not self._graphs) for _ in range(self.shape.window)]
         tokens, bad, crowded = torch.stack(outcomes).unbind(1)
@@ -209,10 +218,18 @@ class Slots:
             slot = self.active.index(end.active)
             self.active[slot] = None
             self.changed = True
-            if end.failed_at is not None:
-                # What is not finite would reach the slot's next row through its mask.
-                self.own.clear(slot)
+        if any(map(any, bad)):
+            self._clear_free()
         return ended
+
+    def _clear_free(self) -> None:
+        """What is not finite would reach a slot's next row through its mask.
+
+        Slots without a row too: they compute along with what some other row's attention was.
+        """
+        for slot, one in enumerate(self.active):
+            if one is None:
+                self.own.clear(slot)
 
     def _rest(self) -> None:
         """Slots without a row compute along; they begin anew, lest they outgrow their room."""

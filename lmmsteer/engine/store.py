@@ -59,7 +59,8 @@ class Lanes:
 
     Layers are made when they are first written, since only then their shapes are known. A lane's
     length says how many of its keys are there; cross-attention layers have lengths of their own.
-    block: the room is a multiple of it (strict mode's chunk).
+    block: the room is a multiple of it (strict mode's chunk). moved: memory is another than it was
+    when this was last set to False.
     """
 
     def __init__(self, lanes: int, device: torch.device, block: int | None = None) -> None:
@@ -67,6 +68,7 @@ class Lanes:
         self.lengths = torch.ones(lanes, dtype=torch.long, device=device)
         self.kept: dict[int, Pair] = {}
         self.cross: dict[int, Tensor] = {}
+        self.moved = False
         self._tokens = [0] * lanes  # 0: never filled; its zeros are harmless, no mask is needed.
 
     def __len__(self) -> int:
@@ -94,9 +96,11 @@ class Lanes:
         if layer not in self.kept:
             shape = (len(self), key.shape[1], room, key.shape[3])
             self.kept[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+            self.moved = True
         elif self.kept[layer][0].shape[2] < room:
             key_store, value_store = self.kept[layer]
             self.kept[layer] = (_grown(key_store, room), _grown(value_store, room))
+            self.moved = True
         at = torch.tensor(lanes, device=key.device)
         for store, new in zip(self.kept[layer], (key, value), strict=True):
             store[at, :, :tokens] = new
@@ -172,11 +176,14 @@ class Own:
         exact: read no further than that; else to the end of the block.
         """
         self.longest = tokens if exact else -(-tokens // self.block) * self.block
-        if self.longest > self.room:
-            wanted = -(-max(tokens, 2 * self.room) // self.block) * self.block
-            self._grow(max(min(self.most, wanted), self.longest))
+        self._hold(self.longest)
         moved, self._moved = self._moved, False
         return moved
+
+    def _hold(self, tokens: int) -> None:
+        if tokens > self.room:
+            wanted = -(-max(tokens, 2 * self.room) // self.block) * self.block
+            self._grow(max(min(self.most, wanted), tokens))
 
     def _grow(self, room: int) -> None:
         self.room, self._moved = room, True
@@ -190,8 +197,8 @@ class Own:
         self.lengths[into] = into.new_tensor(lengths)
         if not kept:
             return
-        self.reach(max(self.longest, *lengths))
         longest = max(lengths)
+        self._hold(longest)
         of = into.new_tensor(rows)
         for layer, pair in kept.items():
             for store, new in zip(self._layer(layer, *pair), pair, strict=True):

@@ -141,6 +141,8 @@ class Driver:
         for name in report.loads:
             self.log.write("load", model=name, worker=hand.number)
         facts = {"rows": report.rows, "failed": report.failed, "seconds": round(report.seconds, 3)}
+        if report.engine:
+            facts["engine"] = report.engine
         self.log.write("done", cell=item.label, part=item.part, worker=hand.number, **facts)
         if report.failure == "model":
             self._give_up_model(item, report.error)

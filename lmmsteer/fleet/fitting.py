@@ -8,6 +8,7 @@ from dataclasses import replace
 from lmmsteer import manifest
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import shard
+from lmmsteer.fleet.engines import open_engine
 from lmmsteer.fleet.task import FitTask, Report
 from lmmsteer.methods import METHODS
 from lmmsteer.models.lmm import Lmm
@@ -25,11 +26,11 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
     pictures: dict[str, Picture] = {}
     for part in task.parts:
         pictures.update(manifest.read_pictures(store, task.dataset, part))
-    shown, broken = shard.decode_all(pictures)
-    usable = {image_id: image for image_id, image in shown.items() if image_id not in broken}
+    with shard.Decoded(pictures) as shown:
+        usable = {image_id: shown[image_id] for image_id in shown if not shown.error(image_id)}
     if not usable:
         raise LmmsteerError(f"No picture of {task.dataset} can be read.", "Check dataset.path.")
-    engine = shard.open_engine(task.engine)
+    engine = open_engine(task.engine)
     artifact = method.fit(lmm, usable, shard.attribute_of(task.method), engine.edited)
     artifact = replace(artifact, metadata={**artifact.metadata, "fit": dict(task.fingerprint)})
     created = store.create(task.path, artifact.to_bytes())

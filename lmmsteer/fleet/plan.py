@@ -110,12 +110,17 @@ class Plan:
         return [shard for shard in shards if shard.name not in there]
 
     def items(self) -> list[Item]:
-        """All work that is left, a model's together."""
-        return [
-            Item(job.task, shard.name, shard.rows, str(job.cell))
-            for job in self.jobs
+        """All work that is left, a model's together, and in it all that shows the same pictures.
+
+        A worker that gets a shard's cells one after the other encodes its pictures once.
+        """
+        left = [
+            (job.task.model.name, job.cell.dataset, shard.name, number, job, shard)
+            for number, job in enumerate(self.jobs)
             for shard in self.left(job)
         ]
+        left.sort(key=lambda one: one[:4])
+        return [Item(job.task, s.name, s.rows, str(job.cell)) for *_, job, s in left]
 
     def counts(self, job: Job) -> tuple[int, int, Counter[str]]:
         """Rows planned, rows done, and failed rows by kind; from listing and footers alone."""

@@ -22,9 +22,9 @@ from lmmsteer import datasets, device, manifest
 from lmmsteer.config import GenerateConfig
 from lmmsteer.datasets.base import DataSet
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet import engines
 from lmmsteer.fleet.cells import CellRecord
 from lmmsteer.fleet.launcher import Member
-from lmmsteer.fleet.shard import open_engine
 from lmmsteer.fleet.task import MethodSpec, ModelSpec, Task
 from lmmsteer.methods import METHODS
 from lmmsteer.methods.artifact import Artifact, check
@@ -151,7 +151,7 @@ def _job(
     recorded: str | None = None,
 ) -> Job:
     key, method = method_of(config)
-    open_engine(config.engine)
+    engines.check(config.engine, device.detect(config.device.kind).kind)
     spec, folder = model_spec(config)
     spec = replace(spec, name=cell.model)
     dataset, identity = manifest_of(config, cell.dataset)

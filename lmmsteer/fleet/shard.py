@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
 from lmmsteer import manifest, parts
-from lmmsteer.config import EngineConfig
-from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
-from lmmsteer.errors import LmmsteerError, PictureError
+from lmmsteer.errors import PictureError
+from lmmsteer.fleet.engines import Engine, facts_of
 from lmmsteer.fleet.task import MethodSpec, Report, Task
 from lmmsteer.methods import METHODS
 from lmmsteer.methods.artifact import Artifact
@@ -26,24 +25,24 @@ from lmmsteer.store import Store
 
 FILLER = (336, 336)
 DECODERS = 2
-ENGINES = {"reference": Reference}
 
 
-def answer(store: Store, lmm: Lmm, task: Task, part: str) -> Report:
+def answer(store: Store, lmm: Lmm, task: Task, part: str, engine: Engine) -> Report:
     """Answer one shard and commit its part. Rows in = rows out: a failed row is a response too."""
     start = time.monotonic()
     requests = manifest.read_rows(store, task.dataset, part)
     pictures = manifest.read_pictures(store, task.dataset, part)
-    shown, broken = decode_all(pictures)
     method, artifact = open_method(store, task.method)
     edit = method.edit(lmm, requests, Context(attribute_of(task.method), artifact))
-    engine = open_engine(task.engine)
     sampling = Sampling(**vars(task.sampling))
-    answered = engine.generate(lmm, requests, shown, edit, sampling)
+    with Decoded(pictures) as shown:
+        answered = list(engine.generate(lmm, requests, shown, edit, sampling))
+        broken = {image_id: error for image_id in shown if (error := shown.error(image_id))}
     responses = [_replace_broken(r, q, broken) for q, r in zip(requests, answered, strict=True)]
     failed = Counter(r.error_kind for r in responses if r.error_kind is not None)
     created = store.create(f"{task.folder}/{part}", part_bytes(responses, task, failed))
-    return Report(len(responses), dict(failed), time.monotonic() - start, created=created)
+    seconds = time.monotonic() - start
+    return Report(len(responses), dict(failed), seconds, created=created, engine=facts_of(engine))
 
 
 def part_bytes(responses: Sequence[Response], task: Task, failed: Mapping[str, int]) -> bytes:
@@ -52,29 +51,37 @@ def part_bytes(responses: Sequence[Response], task: Task, failed: Mapping[str, i
     return parts.to_bytes(to_table(responses, RESPONSES), task.fingerprint, extra)
 
 
-def decode_all(
-    pictures: Mapping[str, Picture],
-) -> tuple[dict[str, Image.Image], dict[str, PictureError]]:
-    """Every picture ready to show; a broken one is a grey filler, so that its neighbours' batches
-    are what they would be, and comes back beside with its reason.
+class Decoded(Mapping[str, Image.Image]):
+    """A shard's pictures, decoded ahead of whoever asks for one, for the length of a `with` block.
+
+    A broken one is a grey filler, so that its neighbours' batches are what they would be; `error`
+    has the reason.
     """
-    shown: dict[str, Image.Image] = {}
-    broken: dict[str, PictureError] = {}
-    with ThreadPoolExecutor(DECODERS) as pool:
-        for image_id, result in zip(pictures, pool.map(_decode, pictures.values()), strict=True):
-            if isinstance(result, PictureError):
-                broken[image_id] = result
-                result = Image.new("RGB", FILLER, (127, 127, 127))
-            shown[image_id] = result
-    return shown, broken
 
+    def __init__(self, pictures: Mapping[str, Picture]) -> None:
+        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+        self._made = {i: self._pool.submit(_decode, picture) for i, picture in pictures.items()}
 
-def open_engine(config: EngineConfig) -> Reference:
-    """The engine that a config names."""
-    if config.name not in ENGINES:
-        known = ", ".join(sorted(ENGINES))
-        raise LmmsteerError(f"engine.name={config.name} is unknown.", f"Known engines: {known}")
-    return ENGINES[config.name](slots=config.slots)
+    def __enter__(self) -> Decoded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def __getitem__(self, image_id: str) -> Image.Image:
+        found = self._made[image_id].result()
+        return Image.new("RGB", FILLER, (127, 127, 127)) if isinstance(found, Exception) else found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def error(self, image_id: str) -> PictureError | None:
+        """Why a picture cannot be shown, or None."""
+        found = self._made[image_id].result()
+        return found if isinstance(found, PictureError) else None
 
 
 def open_method(store: Store, spec: MethodSpec) -> tuple[Method, Artifact | None]:

@@ -60,12 +60,17 @@ class FitTask:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a shard or a fit. failure: None, `model` (it cannot be loaded) or `shard`."""
+    """What came of a shard or a fit.
+
+    engine: what the engine says of its run. failure: None, `model` (it cannot be loaded) or
+    `shard`.
+    """
 
     rows: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     loads: tuple[str, ...] = ()
     created: bool = True
+    engine: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
     error: str = ""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
 
 from lmmsteer import device
+from lmmsteer.config import EngineConfig
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet import fitting, shard
+from lmmsteer.fleet import engines, fitting, shard
+from lmmsteer.fleet.engines import Engine
 from lmmsteer.fleet.task import FitTask, ModelSpec, Report, Task
 from lmmsteer.models import lmm
 from lmmsteer.store import open_store
@@ -26,6 +28,7 @@ class Worker:
         self.device = device.detect(kind)
         self.spec: ModelSpec | None = None
         self.lmm: lmm.Lmm | None = None
+        self.engines: dict[tuple[Any, ...], Engine] = {}
 
     def describe(self) -> dict[str, Any]:
         """Who this is, for the log."""
@@ -33,11 +36,22 @@ class Worker:
 
     def run(self, task: Task, part: str) -> Report:
         """Answer one shard."""
-        return self._work(task.model, lambda m: shard.answer(open_store(task.out), m, task, part))
+
+        def answer(model: lmm.Lmm) -> Report:
+            return shard.answer(open_store(task.out), model, task, part, self._engine(task.engine))
+
+        return self._work(task.model, answer)
 
     def fit(self, task: FitTask) -> Report:
         """Fit one method and write its artifact."""
         return self._work(task.model, lambda m: fitting.fit(open_store(task.out), m, task))
+
+    def _engine(self, config: EngineConfig) -> Engine:
+        """One engine for each config, with all that it has prepared for the model."""
+        key = astuple(config)
+        if key not in self.engines:
+            self.engines = {key: engines.open_engine(config)}
+        return self.engines[key]
 
     def _work(self, spec: ModelSpec, work: Any) -> Report:
         loads: tuple[str, ...] = ()
@@ -57,7 +71,8 @@ class Worker:
             return Report(failure="shard", error=_say(error), loads=loads)
 
     def _load(self, spec: ModelSpec) -> None:
-        self.lmm, self.spec = None, None  # the old weights go before the new ones come
+        # What the old model took goes before the new one comes.
+        self.lmm, self.spec, self.engines = None, None, {}
         self.lmm = lmm.load(
             name=spec.name,
             path=spec.path,

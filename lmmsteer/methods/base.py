@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -17,7 +17,7 @@ from lmmsteer.methods.artifact import Artifact
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
 
-Edited = Callable[[Lmm, Edit], AbstractContextManager[None]]
+Edited = Callable[[Lmm, Edit], AbstractContextManager[Any]]
 """An engine's `edited`: the model under an edit, for the length of a `with` block."""
 
 
