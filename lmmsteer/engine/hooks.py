@@ -170,7 +170,11 @@ def projecting(lmm: Lmm, edit: Edit) -> Iterator[None]:
     if features is None:
         yield
         return
-    handle = lmm.projector.register_forward_hook(lambda _, __, found: features.apply(found))
+
+    def after(_: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return features.apply(output)
+
+    handle = lmm.projector.register_forward_hook(after)
     try:
         yield
     finally:

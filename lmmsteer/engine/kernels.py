@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.attention import half, is_capped, length_bias
+from lmmsteer.engine.attention import fold, half, is_capped, length_bias
 
 Pair = tuple[Tensor, Tensor]
+Heads = tuple[int, int]  # Of queries, and of keys and values.
 log = logging.getLogger(__name__)
 TOLERANCE = 0.02  # bfloat16 keeps 8 bits; outputs of the probe are of order one.
 
@@ -62,12 +63,18 @@ def usable(name: str, query: Tensor, key: Tensor) -> bool:
     """Whether a kernel may stand in for `half` here. query, key: as models make them."""
     if query.device.type != "cuda" or is_capped():
         return False
-    return proven(name, query.device, query.dtype, key.shape[1], query.shape[-1])
+    heads = (query.shape[1], key.shape[1])
+    return proven(name, query.device, query.dtype, heads, query.shape[-1])
 
 
 @cache
-def proven(name: str, device: torch.device, dtype: torch.dtype, heads: int, head_dim: int) -> bool:
-    """Whether a kernel of this module gives what `half` does on this device; else it is logged."""
+def proven(
+    name: str, device: torch.device, dtype: torch.dtype, heads: Heads, head_dim: int
+) -> bool:
+    """Whether a kernel of this module gives what `half` does on this device; else it is logged.
+
+    heads: of queries, and of keys and values.
+    """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     trial: Callable[..., float] = {"flash": _try_flash, "varlen": _try_varlen}[name]
@@ -82,17 +89,23 @@ def proven(name: str, device: torch.device, dtype: torch.dtype, heads: int, head
     return True
 
 
-def _try_flash(device: torch.device, dtype: torch.dtype, heads: int, head_dim: int) -> float:
-    query, key, value = _drawn(device, dtype, (3, heads, 16, head_dim), (3, heads, 77, head_dim))
+def _try_flash(device: torch.device, dtype: torch.dtype, heads: Heads, head_dim: int) -> float:
+    folded, kv_heads = 16 * heads[0] // heads[1], heads[1]
+    query, key, value = _drawn(
+        device, dtype, (3, kv_heads, folded, head_dim), (3, kv_heads, 77, head_dim)
+    )
     return _gap(flash_half(query, key, value), half(query, key, value, None))
 
 
-def _try_varlen(device: torch.device, dtype: torch.dtype, heads: int, head_dim: int) -> float:
-    query, key, value = _drawn(device, dtype, (5, heads, 1, head_dim), (5, heads, 96, head_dim))
+def _try_varlen(device: torch.device, dtype: torch.dtype, heads: Heads, head_dim: int) -> float:
+    query, key, value = _drawn(
+        device, dtype, (5, heads[0], 1, head_dim), (5, heads[1], 96, head_dim)
+    )
     key, value = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (key, value))
     lengths = torch.tensor([1, 96, 17, 64, 65], device=device)
     found = varlen_half(query, key, value, lengths)
-    return _gap(found, half(query, key, value, length_bias(lengths, 96)))
+    plain = half(fold(query, heads[1]), key, value, length_bias(lengths, 96))
+    return _gap(found, (plain[0].reshape(found[0].shape), plain[1].reshape(found[1].shape)))
 
 
 def _drawn(device: torch.device, dtype: torch.dtype, query: Any, key: Any) -> list[Tensor]:

@@ -73,6 +73,7 @@ class Prefill:
             found = self.decoding.features(self.lmm, [one.picture for _, one in batch])
             self.stats.encoded += len(batch)
             for (key, one), features in zip(batch, found, strict=True):
+                features = features.clone()  # A view would keep its whole batch in memory.
                 one.features = features
                 self.cache.put(key, features)
         for one, key in zip(shown, keys, strict=True):
@@ -98,6 +99,7 @@ class Prefill:
             causal=self.decoding.causal,
             cross_layers=self.cross,
             valid=[self.decoding.valid(self.lmm, picture) for picture in pictures],
+            span=ids.shape[1] + max(map(_longest, batch)),
         )
         with working(work):
             hidden = self._decode(arguments)
@@ -178,6 +180,11 @@ class Prefill:
 
     def _timed(self, stage: str) -> Any:
         return _Timed(self.stats, stage)
+
+
+def _longest(shown: Shown) -> int:
+    """Own tokens that a row behind this prefix may come to have."""
+    return max(len(shown.suffixes[row.prompt]) + row.limit for row in shown.group.rows)
 
 
 class _Timed:

@@ -43,6 +43,7 @@ class Run:
         self.free_lanes = list(range(shape.lanes))
         self.prefill = Prefill(slots, self.ahead, cache, stats)
         self.started = time.perf_counter()
+        self._number = slots.runs
         self._for_slots = False  # Whether the directions chosen are those of the slots.
 
     @property
@@ -50,7 +51,12 @@ class Run:
         return not (self.waiting or self.ready or self.slots.busy)
 
     def advance(self, directions: Directions | None) -> None:
-        """Fill what is free, decode one token for every row, take in what has ended."""
+        """Fill what is free, decode one token for every row, take in what has ended.
+
+        Raises: RuntimeError where another run has begun on the same slots.
+        """
+        if self._number != self.slots.runs:
+            raise RuntimeError("another run has begun on this engine; this one cannot go on")
         self._fill(directions)
         if not self.slots.busy:
             return

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from PIL import Image
+
 from lmmsteer.engine.attention import CHUNK
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.models.decoding import DECODING
-from lmmsteer.models.lmm import Lmm, PreparedPicture
+from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
 
 CPU_SLOTS = 64  # Beyond, a processor's matrix products gain nothing.
@@ -18,7 +20,9 @@ WORKSPACE = 2 << 30  # Bytes for vision, prefill and kernels.
 USABLE = (
     0.9  # Of the memory in all; not of what is free, so that a card's slots are always the same.
 )
-STRICT_WIDTH = 16
+WIDTH = 16  # Rows of a lane where calls have fixed shapes.
+PICTURE = (1024, 768)  # A photograph: four tiles for Llama-3.2-Vision.
+SUFFIX = 128
 WINDOW = 4  # Steps of an accelerator between two looks of the host.
 
 
@@ -47,53 +51,50 @@ def shape_of(lmm: Lmm, slots: int, strict: bool, requests: Sequence[Request]) ->
     (Processors compute what is left over from whole vectors by other instructions, with other last
     bits; in sixteens nothing is left over, wherever a row stands.)
     """
-    per_group = _rows_of_a_prefix(lmm, requests)
     accelerator = lmm.device.kind != "cpu"
     window = WINDOW if accelerator else 1
     if strict:
-        slots = -(-slots // STRICT_WIDTH) * STRICT_WIDTH
-        lanes = slots // (4 if DECODING[lmm.family.name].shares_prompts else 2) + 2
-        return Shape(slots, lanes, STRICT_WIDTH, True, CHUNK, window, one_by_one=True)
+        slots = -(-slots // WIDTH) * WIDTH
+        return Shape(slots, fixed_lanes(lmm, slots), WIDTH, True, CHUNK, window, one_by_one=True)
     if accelerator:
-        width = min(max(STRICT_WIDTH, per_group), slots)
-        return Shape(slots, -(-slots // per_group) + 4, width, True, window=window)
-    return Shape(slots, min(2 * -(-slots // per_group) + 2, max(1, len(requests))))
-
-
-def _rows_of_a_prefix(lmm: Lmm, requests: Sequence[Request]) -> int:
-    """How many rows share a prefix, on average."""
+        return Shape(slots, fixed_lanes(lmm, slots), WIDTH, True, window=window)
     shares = DECODING[lmm.family.name].shares_prompts
-    keys = {(r.image_id, "" if shares else r.prompt) for r in requests}
-    return max(1, -(-len(requests) // max(1, len(keys))))
+    prefixes = len({(r.image_id, "" if shares else r.prompt) for r in requests})
+    rows = max(1, -(-len(requests) // max(1, prefixes)))  # of a prefix, on average
+    return Shape(slots, min(2 * -(-slots // rows) + 2, max(1, len(requests))))
 
 
-def default_slots(
-    lmm: Lmm, sampling: Sampling, requests: Sequence[Request], picture: PreparedPicture
-) -> tuple[int, str]:
+def fixed_lanes(lmm: Lmm, slots: int) -> int:
+    """Prefixes kept where calls have fixed shapes, whatever the rows turn out to be."""
+    return slots // (4 if DECODING[lmm.family.name].shares_prompts else 2) + 2
+
+
+def default_slots(lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
     """As many slots as are of use and fit into memory, and the arithmetic in one sentence.
 
-    bytes = weights + workspace + slots * own + slots / rows * prefix, own and prefix in tokens of
-    2 * kv_heads * head_dim * layers numbers each. picture: one of those to come; larger ones take
-    more than was counted.
+    bytes = weights + workspace + slots * own + lanes * prefix, own and prefix in tokens of
+    2 * kv_heads * head_dim * layers numbers each; lanes as `fixed_lanes`. The picture is one of
+    PICTURE pixels and the prompt one of SUFFIX tokens, whatever a shard holds: all workers of a
+    card come to the same number. Larger pictures take more than was counted.
     """
     total = lmm.device.memory()[1]
     weights = sum(p.nbytes for p in lmm.model.parameters())
     token, cross_token = token_bytes(lmm)
-    ids = lmm.token_ids(requests[0].prompt, picture.tokens)
     decoding = DECODING[lmm.family.name]
-    prefix_tokens = decoding.split(lmm, ids)
-    prefix = prefix_tokens * token
-    prefix += decoding.valid(lmm, picture) * cross_token
-    own = (len(ids) - prefix_tokens + sampling.max_new_tokens) * token
-    rows = _rows_of_a_prefix(lmm, requests)
-    room = USABLE * total - weights - WORKSPACE
-    fitting = int(room / (own + prefix / rows)) if room > 0 else 0
+    picture = lmm.prepare(Image.new("RGB", PICTURE, (127, 127, 127)))
+    prefix_tokens = decoding.split(lmm, lmm.token_ids("", picture.tokens))
+    prefix = prefix_tokens * token + decoding.valid(lmm, picture) * cross_token
+    own = (SUFFIX + sampling.max_new_tokens) * token
+    share = 1 / (4 if decoding.shares_prompts else 2)
+    room = USABLE * total - weights - WORKSPACE - 2 * prefix
+    fitting = int(room / (own + share * prefix)) if room > 0 else 0
     most = CPU_SLOTS if lmm.device.kind == "cpu" else CARD_SLOTS
-    slots = max(FEWEST, min(most, fitting))
+    slots = max(FEWEST, min(most, fitting // WIDTH * WIDTH or fitting))
     sentence = (
-        f"{slots} slots: {_gb(total)} of memory x {USABLE} - {_gb(weights)} of weights - "
-        f"{_gb(WORKSPACE)} of workspace = {_gb(room)}; a slot takes {_gb(own)} and 1/{rows} of a "
-        f"prefix of {_gb(prefix)}, so {fitting} fit, and more than {most} are of no use"
+        f"{slots} slots: {_size(total)} of memory x {USABLE} - {_size(weights)} of weights - "
+        f"{_size(WORKSPACE)} of workspace - two prefixes = {_size(room)}; a slot takes "
+        f"{_size(own)} and {share:.0%} of a prefix of {_size(prefix)}, so {fitting} fit, and more "
+        f"than {most} are of no use"
     )
     return slots, sentence
 
@@ -118,5 +119,5 @@ def fallbacks(slots: int) -> list[int]:
     return tried
 
 
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f} GB"
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if abs(size) >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -67,7 +67,7 @@ class Shared:
         """
         if not requests:
             return
-        slots, why = self._slot_count(lmm, requests, pictures, sampling)
+        slots, why = self._slot_count(lmm, sampling)
         tried: list[int] = []
         for count in fallbacks(slots):
             self.stats = Stats(slots=count, why=why, fallback=tuple(tried))
@@ -85,6 +85,7 @@ class Shared:
                         f"Set engine.slots={max(1, count // 2)} or less",
                     ) from error
                 tried.append(count)
+                self._chosen[self._key(lmm, sampling)] = (fallbacks(count)[1], why)
 
     def forget(self) -> None:
         """Give back the memory of slots and lanes, and the vision features."""
@@ -131,21 +132,17 @@ class Shared:
             while row not in run.finished and not run.done:
                 run.advance(placed)
 
-    def _slot_count(
-        self,
-        lmm: Lmm,
-        requests: Sequence[Request],
-        pictures: Mapping[str, Image.Image],
-        sampling: Sampling,
-    ) -> tuple[int, str]:
-        """The slots asked for, or the model's default, chosen once: every shard has the same."""
-        if self.slots is not None:
-            return self.slots, f"{self.slots} slots, as asked for"
-        key = f"{lmm.digest} {lmm.dtype} {sampling.max_new_tokens}"
+    def _slot_count(self, lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
+        """The slots asked for, or the default, or what memory turned out to suffice for."""
+        key = self._key(lmm, sampling)
         if key not in self._chosen:
-            picture = lmm.prepare(pictures[requests[0].image_id])
-            self._chosen[key] = default_slots(lmm, sampling, requests, picture)
+            asked = self.slots
+            why = f"{asked} slots, as asked for"
+            self._chosen[key] = (asked, why) if asked else default_slots(lmm, sampling)
         return self._chosen[key]
+
+    def _key(self, lmm: Lmm, sampling: Sampling) -> str:
+        return f"{lmm.digest} {lmm.dtype} {sampling.max_new_tokens}"
 
     def _ready(self, lmm: Lmm, requests: Sequence[Request], count: int) -> Slots:
         shape = shape_of(lmm, count, self.strict, requests)

@@ -58,6 +58,7 @@ class Slots:
         self.own = Own(count, device, shape.chunk or (BUCKET if shape.fixed else None))
         self.active: list[Active | None] = [None] * count
         self.changed = True
+        self.runs = 0
         self._groups: Groups | None = None
         self._bias: Tensor | None = None
         self._passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=device))
@@ -82,6 +83,7 @@ class Slots:
         self.structure = (structure, edit.bias is None, sampling)
         self.active = [None] * len(self.active)
         self.changed = True
+        self.runs += 1
 
     def _kept_bias(self, bias: Tensor) -> Tensor:
         """A copy in the memory that captured steps read; the edit's own stays as it is."""

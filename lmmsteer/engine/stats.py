@@ -26,7 +26,6 @@ class Stats:
     suffixes: int = 0
     slots: int = 0
     lanes: int = 0
-    peak_bytes: int = 0
     first_token_seconds: float = 0.0
     rows: int = 0
     why: str = ""

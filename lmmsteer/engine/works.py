@@ -25,7 +25,8 @@ class PrefixWork:
 
     causal: whether a token sees only what stands before it, or the whole prefix. valid: of the
     keys of cross-attention layers, how many later tokens may see (they stand first), a number for
-    each prefix.
+    each prefix. span: how long a row behind it may come to be, so that a model's window that is too
+    short is found at once.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class PrefixWork:
         causal: bool = True,
         cross_layers: frozenset[int] = frozenset(),
         valid: Sequence[int] = (),
+        span: int = 0,
     ) -> None:
         self.lanes, self.into, self.causal = lanes, into, causal
-        self.span = lanes.longest(into)
+        self.span = span or lanes.longest(into)
         self.cross_layers, self.valid = cross_layers, valid
 
     def attend(

@@ -100,6 +100,17 @@ class Oracle:
         return tokens[:-1] if tokens[-1] == found else tokens
 
 
+class Llava(Oracle):
+    opened = transformers.LlavaForConditionalGeneration
+
+    def inputs(self, prompt, picture):
+        return inputs(self.processor, prompt, picture)
+
+    def blocks(self):
+        layers = self.model.model.language_model.layers
+        return [(block, block.self_attn, block.mlp) for block in layers]
+
+
 class Mllama(Oracle):
     opened = transformers.MllamaForConditionalGeneration
 
@@ -232,6 +243,7 @@ class ClipCap(Oracle):
 
 
 ORACLES = {
+    "llava": Llava,
     "mllama": Mllama,
     "qwen2_5_vl": Qwen2_5_VL,
     "paligemma": PaliGemma,

@@ -10,10 +10,18 @@ import pytest
 import torch
 import transformers
 
-import lmmsteer.engine
 from lmmsteer.device import Device
 from lmmsteer.engine import bench as command
-from lmmsteer.engine.benchmark import counting, race, report, roofline, shapes, sweep, trace
+from lmmsteer.engine.benchmark import (
+    contenders,
+    counting,
+    race,
+    report,
+    roofline,
+    shapes,
+    sweep,
+    trace,
+)
 from lmmsteer.engine.benchmark.contenders import (
     Answers,
     ReferenceEngine,
@@ -29,8 +37,8 @@ from lmmsteer.engine.benchmark.run import bench
 from lmmsteer.engine.benchmark.workload import batches, workload
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.sampling import Sampling
+from lmmsteer.engine.stats import Stats
 from lmmsteer.errors import LmmsteerError, RunFailed
-from lmmsteer.schema import Response
 
 OPTIONS = Options(
     shape="tiny", pictures=2, picture_size=40, lengths="fixed:5", contenders=("reference", "hooks")
@@ -149,25 +157,26 @@ def test_generate_batch_answers_the_language_models_part_with_forced_lengths():
     assert [len(tokens) for tokens in answers.tokens] == list(work.lengths)
 
 
-@pytest.mark.parametrize("stats", [None, {"wait": 0.5, "slots": 7}])
-def test_the_shared_engine_is_given_the_trace_and_its_own_figures_are_taken(stats, monkeypatch):
+def test_the_shared_engine_is_given_the_trace_and_its_own_figures_are_taken(monkeypatch):
+    work, kept = mixed(9), []
+
     class Engine:
-        def __init__(self, slots=None, strict=False):
-            self.asked, self.stats = (slots, strict), stats
+        def __init__(self, slots, strict):
+            self.asked = (slots, strict)
+            self.stats = Stats(wait=0.5, slots=7, first_token_seconds=0.25)
+            self.cache = SimpleNamespace(clear=lambda: kept.append("cleared"))
 
-        def generate(self, lmm, requests, pictures, edit, sampling, lengths=None):
-            for request, length in zip(requests, lengths, strict=True):
-                ids = (request.row_id, request.image_id, request.prompt_id, request.seed)
-                yield Response(*ids, text="", token_ids=[5] * length, new_tokens=length)
+        def generate(self, lmm, requests, pictures, edit, sampling, lengths):
+            return [SimpleNamespace(token_ids=[1] * n, error=None) for n in lengths]
 
-    module = SimpleNamespace(Shared=Engine)
-    monkeypatch.setitem(sys.modules, "lmmsteer.engine.shared", module)
-    monkeypatch.setattr(lmmsteer.engine, "shared", module, raising=False)
+    monkeypatch.setattr(contenders.engine, "Shared", Engine)
     contender = Shared(slots=7, strict=True)
-    answers = timed(contender, lmm(), mixed(9), Edit()).answers
+    answers = contender.answer(None, work, Edit())
     assert contender.engine.asked == (7, True)
-    assert [len(tokens) for tokens in answers.tokens] == list(mixed(9).lengths)
-    assert (answers.wait_seconds, answers.first_token_seconds) == (stats and 0.5, None)
+    assert kept == ["cleared"]
+    assert [len(tokens) for tokens in answers.tokens] == list(work.lengths)
+    assert (answers.wait_seconds, answers.first_token_seconds) == (0.5, 0.25)
+    assert answers.stats["slots"] == 7
 
 
 def test_an_answer_of_another_length_is_not_counted():

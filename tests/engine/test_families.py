@@ -47,23 +47,32 @@ def opened(name):
     return oracle.family_oracle(name, tiny_family(name))
 
 
+def ablation(name, k):
+    """k directions for a family's model, or none: as an edit, and as a matrix."""
+    directions = orthonormal(k, k, tiny_family_lmm(name).d_model) if k else None
+    return directions, Edit(residual=ResidualAblation(directions) if k else None)
+
+
+@cache
+def expected(name, k):
+    """What plain transformers answers to each row alone, with k directions ablated."""
+    plain, (directions, _), handles = opened(name), ablation(name, k), []
+    if k:
+        handles = oracle.hook_ablation(plain.model, directions, plain.blocks())
+    try:
+        return [plain.greedy(r.prompt, photographs()[r.image_id], NEW) for r in rows()]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @pytest.mark.parametrize("k", [0, 1, 2])
 @pytest.mark.parametrize("name", NAMES)
 def test_greedy_answers_of_a_mixed_batch_are_those_of_plain_transformers_row_by_row(name, k):
     if k and name == "blip":
         pytest.skip("Has no residual stream to ablate.")
-    plain, edit, handles = opened(name), Edit(), []
-    if k:
-        directions = orthonormal(k, k, tiny_family_lmm(name).d_model)
-        edit = Edit(residual=ResidualAblation(directions))
-        handles = oracle.hook_ablation(plain.model, directions, plain.blocks())
-    try:
-        expected = [plain.greedy(r.prompt, photographs()[r.image_id], NEW) for r in rows()]
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert answers(name, edit) == expected
-    assert len({tuple(tokens) for tokens in expected}) > 5
+    assert answers(name, ablation(name, k)[1]) == expected(name, k)
+    assert len({tuple(tokens) for tokens in expected(name, k)}) > 5
 
 
 @pytest.mark.parametrize("name", STEERED)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmmsteer.engine.edit import Edit, ResidualAblation
-from lmmsteer.engine.hooks import ablate, installed
+from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualAblation
+from lmmsteer.engine.hooks import Directions, ablate, installed, projecting
 from lmmsteer.errors import LmmsteerError, RunFailed
 from tests.engine import oracle
 from tests.tiny import photographs, tiny_llava, tiny_lmm
@@ -133,3 +133,111 @@ def test_fewer_places_than_the_model_has_layers_are_an_error(monkeypatch):
     monkeypatch.setattr(type(lmm), "residual_points", lambda _: points)
     with pytest.raises(LmmsteerError, match="6 places of tiny"), installed(lmm, edit):
         pass
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.floats(0, 1))
+def test_each_row_of_a_batch_is_ablated_along_its_own_directions(seed, k, alpha):
+    rows = [orthonormal(seed + n, k, 16) for n in range(3)]
+    r = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(seed + 9))
+    together = ablate(r, torch.stack(rows), alpha)
+    for row, directions, found in zip(r, rows, together, strict=True):
+        assert torch.allclose(found, ablate(row, directions, alpha), atol=1e-5)
+
+
+def test_a_zero_direction_and_a_zero_share_change_no_bit():
+    r = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(1))
+    for k in (1, 2):
+        a = orthonormal(1, k, 16)
+        for directions in (a, a.expand(2, k, 16)):
+            assert torch.equal(ablate(r, directions, 0.0), r)
+            assert torch.equal(ablate(r, torch.zeros_like(directions)), r)
+
+
+def directions_of(sets, alpha=1.0):
+    return Directions(ResidualAblation(sets, alpha), tiny_lmm())
+
+
+def test_a_layer_has_its_own_directions_or_all_have_the_same_and_a_row_its_set():
+    drawn = torch.randn(3, 2, 1, 32, generator=torch.Generator().manual_seed(1))
+    every = directions_of(drawn[:, 0])
+    every.choose([2, 0])
+    assert torch.equal(every.of_layer(0), drawn[[2, 0], 0])
+    assert torch.equal(every.of_layer(1), drawn[[2, 0], 0])
+    layered = directions_of(drawn)
+    layered.choose([1, 1, 2])
+    assert torch.equal(layered.of_layer(1), drawn[[1, 1, 2], 1])
+    one = directions_of(drawn[:1])
+    one.choose([0, 0, 0])
+    assert torch.equal(one.of_layer(1), drawn[0, 1])
+
+
+def test_slots_read_their_directions_from_memory_that_stays_while_their_number_does():
+    sets = torch.randn(4, 1, 32, generator=torch.Generator().manual_seed(1))
+    directions = directions_of(sets)
+    directions.choose_slots([0, 1, 2])
+    place = directions.of_layer(0).data_ptr()
+    directions.choose([3])
+    assert torch.equal(directions.of_layer(0), sets[[3]])
+    directions.choose_slots([3, 3, 1])
+    assert directions.of_layer(0).data_ptr() == place
+    assert torch.equal(directions.of_layer(1), sets[[3, 3, 1]])
+
+
+def test_loading_other_directions_keeps_the_memory_and_leaves_the_edits_own_alone():
+    first, second = (ResidualAblation(orthonormal(seed, 1, 32)) for seed in (1, 2))
+    kept = first.directions.clone()
+    directions = Directions(first, tiny_lmm())
+    place = directions.of_layer(0).data_ptr()
+    directions.load(second)
+    assert directions.of_layer(0).data_ptr() == place
+    assert torch.equal(directions.of_layer(0), second.directions)
+    assert torch.equal(first.directions, kept)
+
+
+def test_what_a_recorded_step_depends_on_is_told_apart():
+    a, b = orthonormal(1, 1, 32), orthonormal(2, 1, 32)
+    one = directions_of(a).structure
+    assert one == directions_of(b).structure
+    others = [
+        directions_of(a, 0.5),
+        directions_of(torch.cat([a, orthonormal(3, 1, 32)])),
+        directions_of(torch.stack([a, b])),
+        directions_of(torch.stack([a, b])[None]),
+    ]
+    assert len({one, *(other.structure for other in others)}) == 5
+    assert (
+        directions_of(torch.stack([a, b])).structure
+        == directions_of(torch.stack([a] * 3)).structure
+    )
+
+
+def test_an_edit_that_ran_may_rest_since_a_recorded_step_calls_no_hooks_until_others_are_loaded():
+    lmm = tiny_lmm()
+    residual = ResidualAblation(orthonormal(8, 1, lmm.d_model))
+    known, edit = Directions(residual, lmm), Edit(residual=residual)
+    with installed(lmm, edit, known=known):
+        lmm.model(**lmm.inputs(["Hi"], [photographs()["cat"]]))
+    with installed(lmm, edit, known=known):
+        pass
+    known.load(residual)
+    with pytest.raises(RunFailed, match="not applied at 6 of 6"), installed(lmm, edit, known=known):
+        pass
+
+
+def test_the_projector_is_as_it_was_after_an_edit_of_its_features():
+    lmm = tiny_lmm()
+    batch = lmm.inputs(["Hi"], [photographs()["cat"]])
+    before = lmm.model(**batch).logits
+    edit = Edit(features=FeatureEdit(torch.zeros(32), torch.ones(32)))
+
+    def fail():
+        with projecting(lmm, edit):
+            assert not torch.allclose(lmm.model(**batch).logits, before, atol=0.1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert torch.equal(lmm.model(**batch).logits, before)
+    with projecting(lmm, Edit()):
+        assert torch.equal(lmm.model(**batch).logits, before)

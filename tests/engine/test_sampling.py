@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lmmsteer.engine.sampling import (
+    SPARE,
     NextToken,
     Sampling,
     choose,
+    choose_among,
     gumbel,
     masked,
     noise_words,
@@ -175,3 +177,39 @@ def test_nan_and_plus_infinity_are_not_finite_but_a_masked_token_is():
 def test_a_setting_out_of_range_is_refused_by_name(wrong):
     with pytest.raises(LmmsteerError, match=f"sampling.{next(iter(wrong))}="):
         Sampling(**wrong)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([None, 8, 2, 1]), st.sampled_from([1.0, 0.9]))
+def test_candidates_suffice_unless_ties_with_the_last_one_kept_fill_all_the_room(
+    seed, levels, top_p
+):
+    logits = torch.randn(16, 200, generator=torch.Generator().manual_seed(seed)) * 2
+    if levels:  # Coarse logits are full of ties.
+        logits = (logits * levels / 2).round() * 2 / levels
+    keys, sampling = row_keys(ids(16)), Sampling(top_k=10, top_p=top_p)
+    whole = choose(logits, keys, 3, sampling)
+    among, crowded = choose_among(logits, keys, 3, sampling)
+    assert torch.equal(among[~crowded], whole[~crowded])
+    # At least so many as there is room for are as large as the tenth.
+    tenth = logits.sort(-1, descending=True).values[:, 9:10]
+    assert torch.equal(crowded, (logits >= tenth).sum(-1) >= 10 + SPARE)
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0), Sampling(top_k=0), Sampling(top_k=190)]
+)
+def test_no_row_is_crowded_where_every_token_is_looked_at(sampling):
+    logits, keys = torch.zeros(3, 200), row_keys(ids(3))
+    among, crowded = choose_among(logits, keys, 0, sampling)
+    assert not crowded.any()
+    assert torch.equal(among, choose(logits, keys, 0, sampling))
+
+
+def test_crowded_rows_are_drawn_from_all_their_ties_whatever_their_steps():
+    logits, keys = torch.zeros(500, 100), row_keys(ids(500))
+    steps = torch.arange(500, dtype=torch.int32)
+    chosen = choose(logits, keys, steps, Sampling(top_k=5))
+    expected = gumbel(keys, steps, torch.arange(100)[None]).argmax(-1)
+    assert torch.equal(chosen, expected)
+    assert len(set(chosen.tolist())) > 90

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from lmmsteer.engine import shared as engine
 from lmmsteer.engine.benchmark import memory
 from lmmsteer.engine.benchmark.workload import Workload, batches
 from lmmsteer.engine.edit import Edit, ResidualAblation
 from lmmsteer.engine.reference import Reference
-from lmmsteer.errors import LmmsteerError, RunFailed
+from lmmsteer.errors import RunFailed
 from lmmsteer.models.lmm import Lmm
 
 
@@ -49,21 +50,15 @@ class Shared:
     remark = "lmmsteer's engine"
 
     def __init__(self, slots: int | None = None, strict: bool = False) -> None:
-        try:
-            from lmmsteer.engine import shared  # type: ignore[attr-defined]
-        except ImportError as error:
-            raise LmmsteerError(
-                f"The engine `shared` cannot be loaded: {error}.",
-                "Race the reference engine: contenders=reference,hooks",
-            ) from error
-        self.engine = shared.Shared(slots=slots, strict=strict)
+        self.engine = engine.Shared(slots=slots, strict=strict)
 
     def answer(self, lmm: Lmm, work: Workload, edit: Edit) -> Answers:
+        self.engine.cache.clear()  # Features kept from the last round would be a free lunch.
         responses = self.engine.generate(
             lmm, work.requests, work.pictures, edit, work.sampling, lengths=work.lengths
         )
         tokens = [_tokens(response) for response in responses]
-        stats = as_dict(getattr(self.engine, "stats", None))
+        stats = asdict(self.engine.stats)
         return Answers(tokens, None, stats.get("first_token_seconds"), stats.get("wait"), stats)
 
 
@@ -83,10 +78,20 @@ class ReferenceEngine:
             longest = max(work.lengths[row] for row in rows)
             sampling = replace(work.sampling, max_new_tokens=longest)
             engine, requests = Reference(self.slots), [work.requests[row] for row in rows]
-            found = engine.generate(endless, requests, work.pictures, edit, sampling)
+            found = engine.generate(
+                endless, requests, work.pictures, _of_rows(edit, rows), sampling
+            )
             for row, response in zip(rows, found, strict=True):
                 tokens[row] = _tokens(response)[: work.lengths[row]]
         return Answers(tokens, stats={"slots": self.slots})
+
+
+def _of_rows(edit: Edit, rows: Sequence[int]) -> Edit:
+    """The edit of some of the rows."""
+    residual = edit.residual
+    if residual is None or residual.of is None:
+        return edit
+    return replace(edit, residual=replace(residual, of=tuple(residual.of[row] for row in rows)))
 
 
 def _tokens(response: Any) -> list[int]:
@@ -95,30 +100,16 @@ def _tokens(response: Any) -> list[int]:
     return list(response.token_ids)
 
 
-def as_dict(stats: Any) -> dict[str, Any]:
-    """An engine's statistics, whether they are a dataclass, a mapping or not there."""
-    if is_dataclass(stats):
-        return {item.name: getattr(stats, item.name) for item in fields(stats)}
-    return dict(stats) if isinstance(stats, Mapping) else {}
-
-
 def edit_of(directions: Tensor | None) -> Edit:
     """One set of directions for all rows, or nothing. directions: [k, d_model]."""
     return Edit() if directions is None else Edit(residual=ResidualAblation(directions))
 
 
-def edit_by_picture(directions: Tensor, work: Workload) -> Edit | None:
-    """One direction for each picture, where edits can say so. directions: [pictures, d_model].
-
-    `rows` of ResidualAblation holds the index of each row's direction; None without such a field.
-    """
-    names = {item.name for item in fields(ResidualAblation)}
-    if "rows" not in names:
-        return None
+def edit_by_picture(directions: Tensor, work: Workload) -> Edit:
+    """One direction for each picture. directions: [pictures, d_model]."""
     places = {image_id: at for at, image_id in enumerate(work.pictures)}
-    rows = tuple(places[request.image_id] for request in work.requests)
-    values: dict[str, Any] = {"directions": directions, "rows": rows}
-    return Edit(residual=ResidualAblation(**values))
+    of = tuple(places[request.image_id] for request in work.requests)
+    return Edit(residual=ResidualAblation(directions.unsqueeze(1), of=of))
 
 
 @dataclass(frozen=True)

@@ -178,9 +178,11 @@ def _variants(lmm: Lmm, work: Workload, ours: Contender, options: Options) -> li
     """Ours unsteered, with one direction, with one direction for each picture."""
     one = race.random_directions(lmm, 1, options.seed)
     many = race.random_directions(lmm, len(work.pictures), options.seed)
-    edits = {"unsteered": Edit(), "one direction": edit_of(one)}
-    if (by_picture := edit_by_picture(many, work)) is not None:
-        edits["one direction per picture"] = by_picture
+    edits = {
+        "unsteered": Edit(),
+        "one direction": edit_of(one),
+        "one direction per picture": edit_by_picture(many, work),
+    }
     # The race itself has one of them already.
     del edits["one direction" if options.steered else "unsteered"]
     return [Entry(label, ours, edit) for label, edit in edits.items()]

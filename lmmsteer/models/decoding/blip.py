@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -58,7 +57,7 @@ class Blip(Decoding):
         return self._arguments(ids, torch.zeros_like(ids), torch.stack(list(features)))
 
     def valid(self, lmm: Lmm, picture: PreparedPicture) -> int:
-        return sys.maxsize
+        return int(lmm.model.vision_model.embeddings.num_positions)
 
     def behind(self, lmm: Lmm, ids: Tensor, positions: Tensor) -> dict[str, Any]:
         width = lmm.model.config.vision_config.hidden_size

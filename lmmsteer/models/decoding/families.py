@@ -15,6 +15,8 @@ from lmmsteer.models.decoding.base import Decoding
 from lmmsteer.models.extras import cross_attention_mask, mm_token_type_ids
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 
+TRANSFORMERS_4 = version("transformers").startswith("4.")
+
 
 class Qwen(Decoding):
     """Pictures of any size, three-axis rotary positions (M-RoPE)."""
@@ -58,13 +60,31 @@ class PaliGemma(Decoding):
     ) -> Tensor:
         return super().prefix_positions(lmm, ids, pictures) + 1
 
+    def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
+        """The projector's own, which transformers 4 hands out scaled."""
+        pixels = torch.cat([picture.features["pixel_values"] for picture in pictures])
+        tower = lmm.model.model.vision_tower
+        seen = tower(pixels.to(lmm.device.torch_device(), lmm.dtype)).last_hidden_state
+        return list(lmm.projector(seen))
+
+    def prefix(
+        self,
+        lmm: Lmm,
+        ids: Tensor,
+        pictures: Sequence[PreparedPicture],
+        features: Sequence[Tensor],
+    ) -> dict[str, Any]:
+        if TRANSFORMERS_4:  # There the decoder multiplies all embeddings, words' and pictures'.
+            features = [found / lmm.d_model**0.5 for found in features]
+        return super().prefix(lmm, ids, pictures, features)
+
     def start(self, lmm: Lmm, ids: Sequence[int], picture: PreparedPicture) -> int:
         return len(ids) + 1
 
     def logits(self, lmm: Lmm, hidden: Tensor) -> Tensor:
         logits = super().logits(lmm, hidden)
         cap = getattr(lmm.model.config.get_text_config(), "final_logit_softcapping", None)
-        if cap is None or version("transformers").startswith("4."):  # There nothing caps them.
+        if cap is None or TRANSFORMERS_4:  # There nothing caps them.
             return logits
         return torch.tanh(logits / cap) * cap
 

@@ -1,0 +1,154 @@
+"""Strict mode: a row's bits depend on weights, versions and slots alone."""
+
+import random
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from PIL import ImageOps
+
+from lmmsteer.engine import attention, prefill, slots, works
+from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.sampling import Sampling, row_keys
+from lmmsteer.engine.selftest import check_strict
+from lmmsteer.engine.shape import shape_of
+from lmmsteer.engine.shared import Shared
+from lmmsteer.errors import RunFailed
+from lmmsteer.models.lmm import load
+from lmmsteer.schema import Request, row_id
+from tests.engine.test_hooks import orthonormal
+from tests.tiny import photographs
+from tests.tiny_families import NAMES, tiny_family, tiny_family_lmm
+
+ALL = ["llava", *(name for name in NAMES if name != "paligemma2")]
+PROMPTS = (
+    "Describe the image in as much detail as possible.",
+    "What?",
+    "What is the age of the person in the photo? Pretend you are here.",
+    "Is it day?",
+)
+SAMPLING = Sampling(max_new_tokens=5)
+
+
+@cache
+def pictures():
+    """Of three sizes, so that prefixes are of several lengths where a family has that."""
+    cat, rocket = (photographs()[name] for name in ("cat", "rocket"))
+    return {
+        "cat": cat,
+        "rocket": rocket,
+        "small": rocket.resize((300, 300)),
+        "flat": ImageOps.flip(cat).resize((900, 300)),
+    }
+
+
+def rows():
+    return [
+        Request(row_id(image_id, None, prompt, seed), image_id, prompt[:4], prompt, seed)
+        for image_id in pictures()
+        for prompt in PROMPTS
+        for seed in range(4)
+    ]
+
+
+def bits(monkeypatch, engine, requests, lmm, edit=Edit()):  # noqa: B008
+    """The bytes of the logits behind every token of every answer, by row id."""
+    seen = {}
+
+    def listening(choose):
+        def heard(logits, keys, step, sampling):
+            steps = torch.as_tensor(step).expand(len(keys)).tolist()
+            for row, key, at in zip(logits, keys.tolist(), steps, strict=True):
+                seen[(*key, at)] = row.numpy().tobytes()
+            return choose(logits, keys, step, sampling)
+
+        return heard
+
+    with monkeypatch.context() as during:
+        for module in (prefill, slots):
+            during.setattr(module, "choose", listening(module.choose))
+        found = list(engine.generate(lmm, requests, pictures(), edit, SAMPLING))
+    heard = {}
+    for response in found:
+        key = row_keys([response.row_id])[0].tolist()
+        said = response.new_tokens + (response.finish_reason == "eos")
+        heard[response.row_id] = (response.token_ids, [seen[(*key, at)] for at in range(said)])
+    return heard
+
+
+@pytest.mark.parametrize("name", ["llava", "mllama", "qwen2_5_vl", "paligemma", "blip"])
+def test_logits_are_equal_bit_by_bit_in_any_order_shard_slot_and_company(name, monkeypatch):
+    lmm, engine = tiny_family_lmm(name), Shared(16, strict=True)
+    requests = rows()
+    whole = bits(monkeypatch, engine, requests, lmm)
+    assert len(whole) == 64
+    assert len({tuple(tokens) for tokens, _ in whole.values()}) > 10
+    shuffled = random.Random(1).sample(requests, 64)
+    shards = [shuffled, shuffled[:7], shuffled[40:47], *([r] for r in shuffled[:3])]
+    probe, others = requests[21], requests[32:47]
+    shards += [[*others[:at], probe, *others[at:]] for at in (0, 7, 15)]
+    for shard in shards:
+        for asked, heard in bits(monkeypatch, engine, shard, lmm).items():
+            assert heard == whole[asked]
+
+
+@pytest.mark.parametrize("name", ["llava", "mllama"])
+def test_steered_logits_are_equal_bit_by_bit_whatever_sets_the_companions_have(name, monkeypatch):
+    lmm, engine = tiny_family_lmm(name), Shared(16, strict=True)
+    sets = torch.stack([orthonormal(seed, 1, lmm.d_model) for seed in range(3)])
+    requests = rows()
+    of = {r.row_id: at % 3 for at, r in enumerate(requests)}
+
+    def run(part):
+        edit = Edit(residual=ResidualAblation(sets, of=tuple(of[r.row_id] for r in part)))
+        return bits(monkeypatch, engine, part, lmm, edit)
+
+    whole = run(requests)
+    for part in (requests[::-1], requests[5:12], requests[30:31]):
+        for asked, heard in run(part).items():
+            assert heard == whole[asked]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_self_test_passes(name):
+    lmm = tiny_family_lmm(name)
+    check_strict(lmm, shape_of(lmm, 16, True, rows()))
+
+
+def leaning(inner):
+    """A linear layer whose result depends a little on where a row stands."""
+    return lambda x: inner(x) + 1e-6 * torch.arange(len(x)).view(-1, *[1] * (x.ndim - 1))
+
+
+@pytest.mark.parametrize("path", ["mlp.down_proj", "self_attn.q_proj"])
+def test_the_self_test_names_a_layer_whose_result_depends_on_the_slot(path, monkeypatch):
+    lmm = tiny_family_lmm("llava")
+    module = lmm.layers[1].get_submodule(path)
+    monkeypatch.setattr(module, "forward", leaning(module.forward))
+    with pytest.raises(RunFailed, match=rf"1\.{path}.*other bits[\s\S]*engine.strict=false"):
+        list(Shared(16, strict=True).generate(lmm, rows(), pictures(), Edit(), SAMPLING))
+
+
+def test_the_self_test_names_the_attention_if_its_result_depends_on_the_slot(monkeypatch):
+    merge = attention.merge
+
+    def leans(*halves):
+        return merge(*halves) + 1e-6 * torch.arange(len(halves[0]))[:, None, None, None]
+
+    monkeypatch.setattr(works, "merge", leans)
+    lmm = tiny_family_lmm("llava")
+    with pytest.raises(RunFailed, match=r"the attention before layers\.0\.self_attn\.o_proj"):
+        check_strict(lmm, shape_of(lmm, 16, True, rows()))
+
+
+def test_the_self_test_runs_once_for_a_model_and_a_shape(monkeypatch):
+    tested = []
+    monkeypatch.setattr("lmmsteer.engine.shared.check_strict", lambda *of: tested.append(of))
+    lmm, engine = tiny_family_lmm("llava"), Shared(16, strict=True)
+    for _ in range(2):
+        list(engine.generate(lmm, rows()[:2], pictures(), Edit(), SAMPLING))
+    assert len(tested) == 1
+    other = replace(load("other", str(tiny_family("llava"))), digest="another")
+    list(engine.generate(other, rows()[:2], pictures(), Edit(), SAMPLING))
+    assert len(tested) == 2
