@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,6 +62,31 @@ class FeatureEdit:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Streams of every row that do not see the picture; what they would say is held against it.
+
+    z' = (1 + alpha) z - alpha z_c for tokens with z >= max z + log(beta), -inf for the others; z_c:
+    the mean of the streams' logits, behind the same tokens. On raw logits, before any bias.
+
+    streams: `removed` (the picture's tokens are left out), `unknown` (they are the unknown token).
+    beta 0 leaves every token in.
+    Source: Zhang et al. 2024 (arXiv 2403.05262).
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.1
+    streams: tuple[str, ...] = ("removed",)
+
+    def mix(self, logits: Tensor, others: Tensor) -> Tensor:
+        """logits: [rows, vocab] float32; others: [streams, rows, vocab]."""
+        mixed = (1 + self.alpha) * logits - self.alpha * others.mean(0)
+        if self.beta == 0:
+            return mixed
+        floor = logits.amax(-1, keepdim=True) + math.log(self.beta)
+        return mixed.masked_fill(logits < floor, -torch.inf)
+
+
+@dataclass(frozen=True)
 class Edit:
     """Everything a method changes; the empty edit leaves the model as it is.
 
@@ -68,13 +94,19 @@ class Edit:
     residual: directions ablated from the decoder's residual stream (None: none).
     features: what is done to the picture's projected features.
     bias: added to the logits before temperature, top-k and top-p, z' = z + bias; -inf forbids a
-    token. [vocab] float32.
+    token. [vocab] float32. contrast: streams whose logits are held against a row's.
     """
 
     prompts: tuple[str, ...] | None = None
     residual: ResidualAblation | None = None
     features: FeatureEdit | None = None
     bias: Tensor | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams of a row beside its own."""
+        return () if self.contrast is None else self.contrast.streams
 
     def biased(self, logits: Tensor) -> Tensor:
         """float32 logits with the bias. logits: [rows, vocab]."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from lmmsteer.engine.attention import Groups, working
 from lmmsteer.engine.hooks import Directions
 from lmmsteer.engine.pictures import Ahead, FeatureCache
-from lmmsteer.engine.rows import Group, Ready, Shown, Suffix
+from lmmsteer.engine.rows import Group, Place, Ready, Shown, Suffix
 from lmmsteer.engine.sampling import choose, nonfinite, row_keys
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
@@ -43,13 +43,22 @@ class Prefill:
             self._see(shown)
         suffixes: list[Suffix] = []
         with self._timed("prefix"):
-            for batch in self._batches(shown, lambda one: len(one.prefix), same=True):
-                suffixes += self._prefix(batch, directions)
+            for seen in (shown, *self._shadows(shown)):
+                for batch in self._batches(seen, lambda one: len(one.prefix), same=True):
+                    suffixes += self._prefix(batch, directions)
         waiting = [suffix for suffix in suffixes if suffix.ids]
         with self._timed("suffix"):
             for batch in self._batches(waiting, lambda one: len(one.ids), same=False):
                 self._suffix(batch, directions)
-            return [one for suffix in suffixes for one in self._first_tokens(suffix)]
+            of = {(id(suffix.shown.group), suffix.prompt): suffix for suffix in suffixes}
+            return [
+                one
+                for suffix in suffixes
+                if not suffix.shown.group.stream
+                for one in self._first_tokens(
+                    [of[id(group), suffix.prompt] for group in suffix.shown.group.all]
+                )
+            ]
 
     def _show(self, group: Group) -> Shown:
         picture = self.ahead.take()
@@ -61,6 +70,21 @@ class Prefill:
             raise RuntimeError("the text before the picture differs between prompts")
         suffixes = {p: tuple(found[cut[p] :]) for p, found in ids.items()}
         return Shown(group, picture, prefixes.pop(), suffixes)
+
+    def _shadows(self, shown: Sequence[Shown]) -> list[list[Shown]]:
+        """What the contrast streams are shown instead, stream by stream."""
+        return [
+            [
+                Shown(
+                    one.group.shadows[at],
+                    one.picture,
+                    self.decoding.contrasted(self.lmm, one.prefix, stream),
+                    one.suffixes,
+                )
+                for one in shown
+            ]
+            for at, stream in enumerate(self.edit.streams)
+        ]
 
     def _see(self, shown: Sequence[Shown]) -> None:
         """Vision features of each picture, from the cache or by the tower, then the edit's."""
@@ -141,17 +165,18 @@ class Prefill:
             suffix.logits, suffix.kept, suffix.index = logits[index : index + 1], work.kept, index
         self.stats.suffixes += len(batch)
 
-    def _first_tokens(self, suffix: Suffix) -> Iterator[Ready]:
-        shown = suffix.shown
-        rows = [row for row in shown.group.rows if row.prompt == suffix.prompt]
-        assert suffix.logits is not None
+    def _first_tokens(self, suffixes: Sequence[Suffix]) -> Iterator[Ready]:
+        """Of the rows with one prompt. suffixes: their own, then those of their streams."""
+        rows = [r for r in suffixes[0].shown.group.rows if r.prompt == suffixes[0].prompt]
+        raw = torch.stack([one.logits for one in suffixes if one.logits is not None])
+        mixed = raw[0] if self.edit.contrast is None else self.edit.contrast.mix(raw[0], raw[1:])
+        logits = self.edit.biased(mixed)
+        failed = bool(nonfinite(logits).item())
         keys = row_keys([row.request.row_id for row in rows]).to(self.device)
-        logits = suffix.logits.expand(len(rows), -1)
-        failed = bool(nonfinite(suffix.logits).item())
-        tokens = choose(logits, keys, 0, self.sampling).tolist()
-        position = self._start(suffix) + len(suffix.ids)
+        tokens = choose(logits.expand(len(rows), -1), keys, 0, self.sampling).tolist()
+        places = [Place(one.shown.group, one, self._start(one) + len(one.ids)) for one in suffixes]
         for row, token in zip(rows, tokens, strict=True):
-            yield Ready(row, shown.group, token, failed, suffix, position)
+            yield Ready(row, token, failed, places)
 
     def _start(self, suffix: Suffix) -> int:
         shown = suffix.shown
@@ -161,7 +186,7 @@ class Prefill:
         return self.decoding.run(self.lmm, arguments, self.passing)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self.edit.biased(self.decoding.logits(self.lmm, hidden))
+        return self.decoding.logits(self.lmm, hidden).float()
 
     def _batches(
         self, items: Sequence[T], size: Callable[[T], int], *, same: bool

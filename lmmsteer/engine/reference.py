@@ -20,6 +20,7 @@ from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions, installed, projecting
 from lmmsteer.engine.rows import Row, plan_rows, response
 from lmmsteer.engine.sampling import NextToken, Sampling, row_keys
+from lmmsteer.errors import LmmsteerError
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.schema import Request, Response
 
@@ -53,6 +54,11 @@ class Reference:
         model would end with. A row whose logits are not finite is an error `nonfinite`, one whose
         prompt cannot be shown `prompt_refused`; the others do not notice.
         """
+        if edit.contrast is not None:
+            raise LmmsteerError(
+                "engine=reference has no contrast streams: transformers' generate runs one.",
+                "Use engine=shared",
+            )
         rows, done = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
         shown = {row.request.image_id: None for row in rows}
         prepared = {image_id: lmm.prepare(pictures[image_id]) for image_id in shown}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -31,6 +31,8 @@ class Row:
 class Group:
     """Rows that share a prefix: one picture under one set of directions (and, where the family's
     mask wants it, one prompt). lane: where its prefix lies; left: rows without an answer yet.
+    stream: which contrast stream of its rows this is, empty for the rows themselves; shadows: the
+    groups of the streams beside them.
     """
 
     image_id: str
@@ -39,6 +41,12 @@ class Group:
     lane: int = -1
     left: int = 0
     failed: bool = False
+    stream: str = ""
+    shadows: list[Group] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Group]:
+        return [self, *self.shadows]
 
 
 @dataclass(eq=False)
@@ -64,16 +72,27 @@ class Suffix:
     index: int = 0
 
 
-@dataclass(eq=False)
-class Ready:
-    """A row with its first token; its slot begins with a copy of its suffix's keys and values."""
+@dataclass(frozen=True, eq=False)
+class Place:
+    """What a slot begins with: a copy of a suffix's keys and values, behind a group's prefix."""
 
-    row: Row
     group: Group
-    token: int
-    failed: bool
     suffix: Suffix
     position: int
+
+
+@dataclass(eq=False)
+class Ready:
+    """A row with its first token; places: its own slot's, then those of its contrast streams."""
+
+    row: Row
+    token: int
+    failed: bool
+    places: list[Place]
+
+    @property
+    def group(self) -> Group:
+        return self.places[0].group
 
     def ended(self, eos_ids: Sequence[int]) -> bool:
         """Whether the first token was the last."""
@@ -107,10 +126,16 @@ def plan_rows(
     return rows, refused
 
 
-def grouped(rows: Sequence[Row], shares_prompts: bool, width: int | None = None) -> list[Group]:
+def grouped(
+    rows: Sequence[Row],
+    shares_prompts: bool,
+    width: int | None = None,
+    streams: Sequence[str] = (),
+) -> list[Group]:
     """Rows by what they share, in the order in which each group first appears.
 
-    width: the most rows of a group; where there are more, the next group begins.
+    width: the most rows of a group; where there are more, the next group begins. streams: the
+    contrast streams that stand beside each group.
     """
     groups: list[Group] = []
     open_: dict[tuple[str, int, str], Group] = {}
@@ -122,6 +147,8 @@ def grouped(rows: Sequence[Row], shares_prompts: bool, width: int | None = None)
             groups.append(group)
         group.rows.append(row)
         group.left += 1
+    for group in groups:
+        group.shadows = [replace(group, stream=stream, shadows=[]) for stream in streams]
     return groups
 
 

@@ -17,6 +17,7 @@ from lmmsteer.engine.prefill import Prefill, Ready
 from lmmsteer.engine.rows import Group, Row, grouped, plan_rows, response
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
+from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Request
 
 
@@ -36,7 +37,9 @@ class Run:
         self.lmm, self.slots, self.shape, self.stats = lmm, slots, shape, stats
         most = slots.sampling.max_new_tokens
         rows, self.finished = plan_rows(lmm, requests, edit, most, lengths)
-        groups = grouped(rows, slots.decoding.shares_prompts, shape.width)
+        self.wanted = 1 + len(edit.streams)  # Slots of a row, and lanes of a group.
+        self._check(slots)
+        groups = grouped(rows, slots.decoding.shares_prompts, shape.width, edit.streams)
         self.waiting = deque(groups)
         self.ready: deque[Ready] = deque()
         self.ahead = Ahead(lmm, pictures, [group.image_id for group in groups])
@@ -45,6 +48,19 @@ class Run:
         self.started = time.perf_counter()
         self._number = slots.runs
         self._for_slots = False  # Whether the directions chosen are those of the slots.
+
+    def _check(self, slots: Slots) -> None:
+        if self.wanted > 1 and not slots.decoding.contrasts:
+            raise LmmsteerError(
+                f"{self.lmm.family.name} models read the picture elsewhere than in their residual "
+                "stream, so no stream without it can be held against a row.",
+                "Use a method without a contrast stream",
+            )
+        if self.wanted > min(self.shape.slots, self.shape.lanes):
+            raise LmmsteerError(
+                f"engine.slots={self.shape.slots} does not hold a row and its contrast streams.",
+                f"Set engine.slots={max(4, self.wanted)} or more",
+            )
 
     @property
     def done(self) -> bool:
@@ -68,12 +84,14 @@ class Run:
         self.stats.busy += self.slots.busy
         for ended in self.slots.step():
             one = ended.active
-            self._finish(one.row, one.group, one.tokens, ended.failed_at)
+            self._leave(one.group, ended.failed_at is not None)
+            if not one.group.stream:
+                self._answer(one.row, one.tokens, ended.failed_at)
         self.stats.decode += time.perf_counter() - started
 
     def _fill(self, directions: Directions | None) -> None:
-        while self.slots.free and (self.ready or self._prefill(directions)):
-            room = min(self.slots.free, len(self.ready))
+        while self.slots.free >= self.wanted and (self.ready or self._prefill(directions)):
+            room = min(self.slots.free // self.wanted, len(self.ready))
             if room:
                 self.slots.join([self.ready.popleft() for _ in range(room)])
         self.slots.pack()
@@ -84,9 +102,14 @@ class Run:
         """The next groups' prefixes and suffixes, as many as slots and lanes are free for."""
         groups: list[Group] = []
         expected = 0
-        while self.waiting and self.free_lanes and expected < self.slots.free:
+        while (
+            self.waiting
+            and len(self.free_lanes) >= self.wanted
+            and expected < self.slots.free // self.wanted
+        ):
             group = self.waiting.popleft()
-            group.lane = self.free_lanes.pop(0)
+            for one in group.all:
+                one.lane = self.free_lanes.pop(0)
             expected += len(group.rows)
             groups.append(group)
         if not groups:
@@ -95,16 +118,21 @@ class Run:
         for one in self.prefill.run(groups, directions):
             self.stats.first_token(time.perf_counter() - self.started)
             if one.ended(self.lmm.eos_ids):
-                self._finish(one.row, one.group, [one.token], 0 if one.failed else None)
+                self._answer(one.row, [one.token], 0 if one.failed else None)
+                for place in one.places:
+                    self._leave(place.group, one.failed)
             else:
                 self.ready.append(one)
         return True
 
-    def _finish(self, row: Row, group: Group, tokens: Sequence[int], failed_at: int | None) -> None:
+    def _answer(self, row: Row, tokens: Sequence[int], failed_at: int | None) -> None:
         self.finished[row.index] = response(self.lmm, row.request, tokens, failed_at, row.forced)
         self.stats.tokens += len(tokens)
+
+    def _leave(self, group: Group, failed: bool) -> None:
+        """A row, or its stream, needs its prefix no more."""
         group.left -= 1
-        group.failed = group.failed or failed_at is not None
+        group.failed = group.failed or failed
         if not group.left:
             if group.failed:  # What is not finite would reach the lane's next prefix.
                 self.slots.lanes.clear(group.lane)
@@ -112,7 +140,8 @@ class Run:
 
     def _close_lanes(self) -> None:
         """Nothing waits: the last prefixes move into free lanes, so that none is read in vain."""
-        held = {one.group.lane: one.group for one in self.ready} | self.slots.held()
+        held = {p.group.lane: p.group for one in self.ready for p in one.places}
+        held |= self.slots.held()
         while held and self.free_lanes and self.free_lanes[0] < max(held):
             source, to = max(held), self.free_lanes.pop(0)
             self.slots.lanes.move(source, to)

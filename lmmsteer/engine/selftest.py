@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -75,11 +75,12 @@ def _pictures(requests: Sequence[Request]) -> dict[str, Image.Image]:
 @torch.inference_mode()
 def _trace(lmm: Lmm, shape: Shape, requests: Sequence[Request]) -> Trace:
     """Every module's input and output for the probe's row, over its decode steps."""
-    slots = Slots(lmm, DECODING[lmm.family.name], shape)
+    slots = _Watched(lmm, DECODING[lmm.family.name], shape)
     slots.begin(Edit(), Sampling(temperature=0), None)
     lengths = [TOKENS] * len(requests)
     run = Run(slots, requests, _pictures(requests), FeatureCache(0), Stats(), lengths)
     trace: Trace = []
+    slots.watch = lambda hidden, logits: note("the head", hidden, logits)
 
     def note(name: str, given: Any, result: Any) -> None:
         at = _slot_of(slots)
@@ -109,13 +110,22 @@ def _slot_of(slots: Slots) -> int | None:
     return None
 
 
+class _Watched(Slots):
+    """Slots that show what goes into the head and what comes out of it."""
+
+    watch: Callable[[Tensor, Tensor], None]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        found = super().logits(hidden)
+        self.watch(hidden, found)
+        return found
+
+
 def _leaves(lmm: Lmm) -> Iterator[tuple[str, nn.Module]]:
-    """The modules whose products make a decode step: linear layers, the head among them."""
-    decoding = DECODING[lmm.family.name]
-    for root in (decoding.decoder(lmm), decoding.head(lmm)):
-        for name, module in root.named_modules():
-            if isinstance(getattr(module, "weight", None), Tensor) and not list(module.children()):
-                yield name or "the head", module
+    """The modules of the decoder that have weights, whose products make a decode step."""
+    for name, module in DECODING[lmm.family.name].decoder(lmm).named_modules():
+        if isinstance(getattr(module, "weight", None), Tensor) and not list(module.children()):
+            yield name, module
 
 
 def _bits(row: Tensor) -> bytes:

@@ -45,8 +45,12 @@ class Shape:
     one_by_one: bool = False
 
 
-def shape_of(lmm: Lmm, slots: int, strict: bool, requests: Sequence[Request]) -> Shape:
-    """The shape for so many slots. Strict: of the slots and the family alone, slots in sixteens.
+def shape_of(
+    lmm: Lmm, slots: int, strict: bool, requests: Sequence[Request], streams: int = 1
+) -> Shape:
+    """The shape for so many slots. streams: of a row, its own among them.
+
+    Strict: of the slots and the family alone, slots in sixteens.
 
     (Processors compute what is left over from whole vectors by other instructions, with other last
     bits; in sixteens nothing is left over, wherever a row stands.)
@@ -61,7 +65,8 @@ def shape_of(lmm: Lmm, slots: int, strict: bool, requests: Sequence[Request]) ->
     shares = DECODING[lmm.family.name].shares_prompts
     prefixes = len({(r.image_id, "" if shares else r.prompt) for r in requests})
     rows = max(1, -(-len(requests) // max(1, prefixes)))  # of a prefix, on average
-    return Shape(slots, min(2 * -(-slots // rows) + 2, max(1, len(requests))))
+    lanes = min(2 * -(-slots // rows) + 2, max(1, len(requests)))
+    return Shape(slots, lanes * streams)
 
 
 def fixed_lanes(lmm: Lmm, slots: int) -> int:

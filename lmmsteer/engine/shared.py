@@ -105,7 +105,7 @@ class Shared:
         lengths: Sequence[int] | None,
         count: int,
     ) -> Iterator[Response]:
-        slots = self._ready(lmm, requests, count)
+        slots = self._ready(lmm, requests, count, 1 + len(edit.streams))
         directions = self._load(lmm, edit)
         slots.begin(edit, sampling, None if directions is None else directions.structure)
         self.stats.slots, self.stats.lanes = slots.shape.slots, slots.shape.lanes
@@ -144,8 +144,8 @@ class Shared:
     def _key(self, lmm: Lmm, sampling: Sampling) -> str:
         return f"{lmm.digest} {lmm.dtype} {sampling.max_new_tokens}"
 
-    def _ready(self, lmm: Lmm, requests: Sequence[Request], count: int) -> Slots:
-        shape = shape_of(lmm, count, self.strict, requests)
+    def _ready(self, lmm: Lmm, requests: Sequence[Request], count: int, streams: int) -> Slots:
+        shape = shape_of(lmm, count, self.strict, requests, streams)
         if self._slots is None or self._slots.lmm is not lmm or self._slots.shape != shape:
             self._slots = None  # The old ones' memory goes before the new ones' comes.
             self._directions.clear()

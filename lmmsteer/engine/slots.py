@@ -7,7 +7,7 @@ row that ends with no successor is replaced by the last one. With `fixed` every 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from lmmsteer.engine.attention import Groups, working
 from lmmsteer.engine.capture import Captured
 from lmmsteer.engine.edit import Edit
-from lmmsteer.engine.rows import Group, Ready, Row
+from lmmsteer.engine.rows import Group, Place, Ready, Row
 from lmmsteer.engine.sampling import Sampling, choose, choose_among, nonfinite, row_keys
 from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.store import Lanes, Own, Passing
@@ -28,12 +28,17 @@ BUCKET = 128  # Own tokens are read in multiples of this where calls have fixed 
 
 @dataclass(eq=False)
 class Active:
-    """A row in a slot: what it has said, and how many own tokens its slot holds."""
+    """A row in a slot: what it has said, and how many own tokens its slot holds.
+
+    shadows: the row's contrast streams, in slots of their own; one of these has the row as `main`.
+    """
 
     row: Row
     group: Group
     tokens: list[int]
     length: int
+    main: Active | None = None
+    shadows: list[Active] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +67,8 @@ class Slots:
         self._groups: Groups | None = None
         self._bias: Tensor | None = None
         self._passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=device))
+        self._mains: Tensor | None = None  # [rows], the slot of each slot's row
+        self._others: Tensor | None = None  # [streams, rows], the slots of its streams
         self._prefix_keys = 0
         self._picked = slice(0, 0)
         self._tokens = torch.zeros(count, dtype=torch.long, device=device)
@@ -80,7 +87,7 @@ class Slots:
         if edit.bias is not None:
             edit = replace(edit, bias=self._kept_bias(edit.bias))
         self.edit, self.sampling = edit, sampling
-        self.structure = (structure, edit.bias is None, sampling)
+        self.structure = (structure, edit.bias is None, edit.contrast, sampling)
         self.active = [None] * len(self.active)
         self.changed = True
         self.runs += 1
@@ -114,25 +121,36 @@ class Slots:
         return [0 if one is None else one.row.directions for one in self.active[: self.size]]
 
     def join(self, ready: Sequence[Ready]) -> None:
-        """Put rows into free slots, behind a copy of their suffixes' keys and values."""
-        free = [slot for slot, one in enumerate(self.active) if one is None][: len(ready)]
-        self._copy_suffixes(free, ready)
+        """Put rows and their streams into free slots, behind a copy of their suffixes' keys."""
+        places = [(one, place) for one in ready for place in one.places]
+        free = [slot for slot, one in enumerate(self.active) if one is None][: len(places)]
+        most = max(len(place.suffix.ids) + one.row.limit for one, place in places)
+        self.own.ensure(most + self.shape.window)
+        self._copy_suffixes(free, [place for _, place in places])
         at = torch.tensor(free, device=self._tokens.device)
-        self._tokens[at] = at.new_tensor([one.token for one in ready])
-        self._position[at] = at.new_tensor([one.position for one in ready])
+        self._tokens[at] = at.new_tensor([one.token for one, _ in places])
+        self._position[at] = at.new_tensor([place.position for _, place in places])
         self._step[at] = 1
-        keys = row_keys([one.row.request.row_id for one in ready])
+        keys = row_keys([one.row.request.row_id for one, _ in places])
         self._keys[at] = keys.to(at.device)
-        for slot, one in zip(free, ready, strict=True):
-            length = len(one.suffix.ids)
-            self.active[slot] = Active(one.row, one.group, [one.token], length)
+        made = [self._active(one) for one in ready]
+        for slot, one in zip(free, [a for row in made for a in (row, *row.shadows)], strict=True):
+            self.active[slot] = one
         self.changed = True
 
-    def _copy_suffixes(self, slots: Sequence[int], ready: Sequence[Ready]) -> None:
-        most = max(len(one.suffix.ids) + one.row.limit for one in ready)
-        self.own.ensure(most + self.shape.window)
-        calls: dict[int, list[tuple[int, Ready]]] = {}
-        for slot, one in zip(slots, ready, strict=True):
+    def _active(self, ready: Ready) -> Active:
+        main, *others = [
+            Active(ready.row, place.group, [ready.token], len(place.suffix.ids))
+            for place in ready.places
+        ]
+        main.shadows = others
+        for one in others:
+            one.main = main
+        return main
+
+    def _copy_suffixes(self, slots: Sequence[int], places: Sequence[Place]) -> None:
+        calls: dict[int, list[tuple[int, Place]]] = {}
+        for slot, one in zip(slots, places, strict=True):
             calls.setdefault(id(one.suffix.kept), []).append((slot, one))
         for members in calls.values():
             lengths = [len(one.suffix.ids) for _, one in members]
@@ -175,7 +193,12 @@ class Slots:
         arguments = self.decoding.behind(self.lmm, tokens, positions)
         with working(work):
             hidden = self.decoding.run(self.lmm, arguments, self._passing)
-        logits = self.edit.biased(self.decoding.logits(self.lmm, hidden[:, -1]))
+        logits = self.logits(hidden[:, -1])
+        if self.edit.contrast is not None:
+            assert self._mains is not None
+            assert self._others is not None
+            logits = self.edit.contrast.mix(logits[self._mains], logits[self._others])
+        logits = self.edit.biased(logits)
         bad = nonfinite(logits)
         keys, step = self._keys[:size], self._step[:size]
         if exact:
@@ -188,6 +211,10 @@ class Slots:
         self.own.lengths[:size] += 1
         return torch.stack([chosen, bad.to(chosen.dtype), crowded.to(chosen.dtype)])
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The model's own, float32. hidden: [rows, d_model]."""
+        return self.decoding.logits(self.lmm, hidden).float()
+
     def _regroup(self) -> None:
         """Which row reads which lane; in fixed calls in the memory that a captured step reads."""
         lane_of = [-1 if one is None else one.group.lane for one in self.active[: self.size]]
@@ -199,11 +226,35 @@ class Slots:
         else:
             self._groups = groups
         self._picked = slice(0, count)
+        if self.edit.contrast is not None:
+            self._pair()
         keys = self.lanes.room() if self.fixed else self.lanes.longest(list(self.held()))
         if keys != self._prefix_keys:
             self._captured.forget()
         self._prefix_keys = keys
         self.changed = False
+
+    def _pair(self) -> None:
+        """Which slots are streams of which: all of a row draw their token from the same logits."""
+        slot_of = {id(one): slot for slot, one in enumerate(self.active) if one is not None}
+        mains, others = [], []
+        for slot, one in enumerate(self.active[: self.size]):
+            main = None if one is None else one.main or one
+            mains.append(slot if main is None else slot_of[id(main)])
+            shadows = [] if main is None else [slot_of[id(shadow)] for shadow in main.shadows]
+            others.append(shadows or [slot] * len(self.edit.streams))
+        new = torch.tensor(mains, device=self.device), torch.tensor(others, device=self.device).T
+        if (
+            self.fixed
+            and self._mains is not None
+            and self._others is not None
+            and self._others.shape == new[1].shape
+        ):
+            self._mains.copy_(new[0])  # Captured steps read this memory.
+            self._others.copy_(new[1])
+        else:
+            self._captured.forget()
+            self._mains, self._others = new[0], new[1].contiguous()
 
     def _harvest(self, tokens: list[list[int]], bad: list[list[int]]) -> list[Ended]:
         """What the rows said in a window; what a row says after its end is thrown away."""

@@ -197,7 +197,7 @@ def test_sampled_answers_are_those_of_the_reference_engine(name):
     assert len({tuple(tokens) for tokens in found}) > len(requests) * 0.8
 
 
-def as_accelerators_do(lmm, slots, strict, requests):
+def as_accelerators_do(lmm, slots, strict, requests, streams=1):
     """The shape of an accelerator's calls: all slots at every step, four steps between looks."""
     return Shape(slots, slots + 4, min(slots, 16), fixed=True, window=4)
 

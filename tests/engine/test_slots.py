@@ -9,7 +9,7 @@ import torch
 from lmmsteer.engine import slots as module
 from lmmsteer.engine.edit import Edit, ResidualAblation
 from lmmsteer.engine.reference import Reference
-from lmmsteer.engine.rows import Group, Ready, Row, Suffix
+from lmmsteer.engine.rows import Group, Place, Ready, Row, Suffix
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.shared import Shared
@@ -67,7 +67,7 @@ def card(monkeypatch):
         self._graphs = self.own.by_token = True
         self._captured.slots = self
 
-    def shape(lmm, slots, strict, requests):
+    def shape(lmm, slots, strict, requests, streams=1):
         return Shape(slots, slots + 2, min(slots, 16), fixed=True, window=4)
 
     monkeypatch.setattr(module, "Captured", Recorded)
@@ -161,7 +161,8 @@ def test_what_a_row_says_behind_its_end_is_thrown_away_and_its_slot_begins_anew(
 def ready(row, suffix, directions=0):
     request = Request(row_id(str(row), None, "p", 0), str(row), "p", "p", 0)
     group = Group(str(row), directions, lane=row)
-    return Ready(Row(row, request, "p", directions, 9), group, 1, False, suffix, 3)
+    row = Row(row, request, "p", directions, 9)
+    return Ready(row, 1, False, [Place(group, suffix, 3)])
 
 
 def test_rows_stand_in_front_after_packing_with_all_that_is_theirs():

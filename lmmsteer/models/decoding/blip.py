@@ -24,6 +24,8 @@ class Blip(Decoding):
     module's `forward` is one that calls the engine's. Cross-attention counts as layers of its own.
     """
 
+    contrasts = False
+
     def run(self, lmm: Lmm, arguments: dict[str, Any], cache: Cache) -> Tensor:
         return self.decoder(lmm)(**arguments, use_cache=False)[0]
 

@@ -41,6 +41,8 @@ class Qwen(Decoding):
 
     def _positions(self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]) -> Tensor:
         """[3, rows, tokens]; the model's own rule."""
+        if not (ids == lmm.image_token_id).any():  # A contrast stream.
+            return torch.arange(ids.shape[1]).expand(3, *ids.shape)
         rule = lmm.model.model.get_rope_index
         grid = torch.cat([picture.features["image_grid_thw"] for picture in pictures])
         given: dict[str, Any] = {"image_grid_thw": grid.to(ids.device)}
@@ -92,6 +94,8 @@ class PaliGemma(Decoding):
 class Mllama(Decoding):
     """The picture is read by cross-attention layers; its keys do not hang on the text."""
 
+    contrasts = False
+
     def cross_layers(self, lmm: Lmm) -> frozenset[int]:
         return frozenset(lmm.model.config.get_text_config().cross_attention_layers)
 
@@ -135,7 +139,9 @@ def _patches(lmm: Lmm) -> int:
 
 
 class ClipCap(Decoding):
-    """GPT-2 behind a prefix that a mapping network makes of CLIP's embedding."""
+    """GPT-2 behind a prefix that a mapping network makes of CLIP's embedding, and nothing else."""
+
+    contrasts = False
 
     def head(self, lmm: Lmm) -> nn.Module:
         return lmm.model.gpt.lm_head

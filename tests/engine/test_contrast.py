@@ -1,0 +1,131 @@
+"""Contrast streams against the equation, by plain forward passes without a cache."""
+
+import math
+
+import pytest
+import torch
+
+from lmmsteer.engine.edit import Contrast, Edit, ResidualAblation
+from lmmsteer.engine.reference import Reference
+from lmmsteer.engine.sampling import Sampling
+from lmmsteer.engine.shared import Shared
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.schema import Request, row_id
+from tests.engine.test_hooks import orthonormal
+from tests.tiny import photographs
+from tests.tiny_families import tiny_family_lmm
+
+TOKENS = 8
+GREEDY = Sampling(temperature=0, max_new_tokens=TOKENS)
+PROMPTS = {"a": "What is this?", "b": "Describe the image in as much detail as possible."}
+PICTURES = {name: photographs()[name] for name in ("astronaut", "cat")}
+REQUESTS = [
+    Request(row_id(name, "x", text, seed), name, key, text, seed)
+    for name in PICTURES
+    for key, text in PROMPTS.items()
+    for seed in (0, 1)
+]
+
+
+def last_logits(lmm, inputs, said):
+    """A forward pass over the prompt and what was said, from nothing."""
+    more = torch.tensor([said], dtype=torch.long)
+    given = {**inputs, "input_ids": torch.cat([inputs["input_ids"], more], 1)}
+    given["attention_mask"] = torch.ones_like(given["input_ids"])
+    for name, new in (("mm_token_type_ids", 0), ("token_type_ids", 1)):
+        if name in inputs:
+            given[name] = torch.cat([inputs[name], torch.full_like(more, new)], 1)
+    if lmm.family.name == "qwen2_5_vl":
+        lmm.model.model.rope_deltas = None  # Of the last call; a stream without picture has none.
+    return lmm.model(**given).logits[0, -1].double()
+
+
+def without(lmm, inputs, stream):
+    """The same prompt without its picture: the placeholders left out, or unknown tokens."""
+    ids = inputs["input_ids"]
+    there = ids[0] != lmm.image_token_id
+    shown = ids[:, there] if stream == "removed" else ids.masked_fill(~there, 0)
+    kept = {"input_ids": shown}
+    if "token_type_ids" in inputs:
+        kept["token_type_ids"] = torch.zeros_like(shown)
+    return kept
+
+
+@torch.no_grad()
+def expected(lmm, request, contrast):
+    """z' = (1 + a) z - a z_c where z >= max z + log b: greedy tokens, a forward pass each."""
+    inputs = dict(lmm.inputs([request.prompt], [PICTURES[request.image_id]]))
+    said = []
+    while len(said) < TOKENS:
+        z = last_logits(lmm, inputs, said)
+        others = [last_logits(lmm, without(lmm, inputs, s), said) for s in contrast.streams]
+        mixed = (1 + contrast.alpha) * z - contrast.alpha * sum(others) / len(others)
+        if contrast.beta:
+            mixed[z < z.max() + math.log(contrast.beta)] = -math.inf
+        token = int(mixed.argmax())
+        if token in lmm.eos_ids:
+            break
+        said.append(token)
+    return said
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("name", "contrast"),
+    [
+        ("llava", Contrast()),
+        ("llava", Contrast(alpha=0.5, beta=0.0, streams=("removed", "unknown"))),
+        ("qwen2_5_vl", Contrast()),
+        ("paligemma", Contrast(beta=0.3)),
+    ],
+)
+def test_greedy_answers_are_those_of_the_equation_row_by_row(name, contrast, strict):
+    lmm = tiny_family_lmm(name)
+    engine = Shared(slots=7, strict=strict)  # Not a multiple of a row's slots.
+    found = list(engine.generate(lmm, REQUESTS, PICTURES, Edit(contrast=contrast), GREEDY))
+    answers = {}
+    for request in REQUESTS:
+        key = (request.image_id, request.prompt)
+        if key not in answers:
+            answers[key] = expected(lmm, request, contrast)
+    assert [r.token_ids for r in found] == [answers[r.image_id, r.prompt] for r in REQUESTS]
+    plain = list(Shared(slots=8).generate(lmm, REQUESTS, PICTURES, Edit(), GREEDY))
+    assert [r.token_ids for r in plain] != [r.token_ids for r in found]
+    assert engine.stats.encoded == len(PICTURES)
+
+
+def test_alpha_zero_without_a_mask_says_what_the_row_alone_would_say():
+    lmm, sampling = tiny_family_lmm("llava"), Sampling(max_new_tokens=12)
+    silent = Edit(contrast=Contrast(alpha=0.0, beta=0.0))
+    found = Shared(slots=6).generate(lmm, REQUESTS, PICTURES, silent, sampling)
+    plain = Shared(slots=6).generate(lmm, REQUESTS, PICTURES, Edit(), sampling)
+    assert [r.token_ids for r in found] == [r.token_ids for r in plain]
+
+
+def test_directions_are_ablated_in_the_streams_too_and_slots_do_not_matter():
+    lmm, sampling = tiny_family_lmm("llava"), Sampling(max_new_tokens=12)
+    residual = ResidualAblation(orthonormal(3, 1, lmm.d_model))
+    edit = Edit(residual=residual, contrast=Contrast())
+    answers = [
+        [r.token_ids for r in Shared(slots=n).generate(lmm, REQUESTS, PICTURES, edit, sampling)]
+        for n in (2, 5, 32)
+    ]
+    assert answers[0] == answers[1] == answers[2]
+    only = Edit(contrast=Contrast())
+    other = Shared(slots=5).generate(lmm, REQUESTS, PICTURES, only, sampling)
+    assert [r.token_ids for r in other] != answers[0]
+
+
+@pytest.mark.parametrize("name", ["mllama", "blip", "clipcap"])
+def test_a_family_that_reads_the_picture_elsewhere_is_refused(name):
+    lmm = tiny_family_lmm(name)
+    with pytest.raises(LmmsteerError, match="no stream without it"):
+        list(Shared(4).generate(lmm, REQUESTS, PICTURES, Edit(contrast=Contrast()), GREEDY))
+
+
+def test_too_few_slots_and_the_other_engine_are_refused():
+    lmm, edit = tiny_family_lmm("llava"), Edit(contrast=Contrast())
+    with pytest.raises(LmmsteerError, match=r"engine\.slots=1 does not hold a row"):
+        list(Shared(1).generate(lmm, REQUESTS, PICTURES, edit, GREEDY))
+    with pytest.raises(LmmsteerError, match="engine=reference has no contrast"):
+        list(Reference(4).generate(lmm, REQUESTS, PICTURES, edit, GREEDY))
