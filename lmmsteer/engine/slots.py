@@ -58,7 +58,6 @@ class Slots:
         self.fixed = shape.fixed
         self.edit, self.sampling = Edit(), Sampling()
         self.structure: Hashable = None
-        # A card's own kernel reads each row's keys to its length if they lie token by token.
         self.lanes = Lanes(shape.lanes, device, shape.chunk)
         self.own = Own(count, device, shape.chunk or (BUCKET if shape.fixed else None))
         self.active: list[Active | None] = [None] * count
