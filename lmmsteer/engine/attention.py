@@ -37,6 +37,10 @@ class Work(Protocol):
         ...
 
 
+class Enough(Exception):
+    """A work has all it wants of the decoder; what is left of the pass is not computed."""
+
+
 class _Current(threading.local):
     work: Work | None = None
     softcap: float | None = None

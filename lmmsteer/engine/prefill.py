@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.attention import Groups, working
+from lmmsteer.engine.attention import Enough, Groups, working
 from lmmsteer.engine.hooks import Directions
 from lmmsteer.engine.pictures import Ahead, FeatureCache
 from lmmsteer.engine.rows import Group, Place, Ready, Shown, Suffix
@@ -22,6 +23,7 @@ from lmmsteer.engine.works import PrefixWork, SuffixWork
 T = TypeVar("T")
 TOKENS = 4096  # Tokens of one prefill call, and
 PICTURES = 8  # pictures of one vision call: beyond, larger calls bring nothing.
+ENOUGH = 256  # Tokens that make a call of matrices about as efficient as it gets.
 
 
 class Prefill:
@@ -117,6 +119,8 @@ class Prefill:
         self.lanes.set_lengths(lanes, ids.shape[1])
         if directions is not None:
             directions.choose([one.group.directions for one in batch])
+        # Where the prompt is part of the prefix, its logits are wanted.
+        whole = [at for at, one in enumerate(batch) if not all(one.suffixes.values())]
         work = PrefixWork(
             self.lanes,
             lanes,
@@ -124,13 +128,14 @@ class Prefill:
             cross_layers=self.cross,
             valid=[self.decoding.valid(self.lmm, picture) for picture in pictures],
             span=ids.shape[1] + max(map(_longest, batch)),
+            last=None if whole else max(self.lmm.n_layers - 1, *self.cross, 0),
         )
-        with working(work):
+        hidden = None
+        with working(work), suppress(Enough):
             hidden = self._decode(arguments)
         self.stats.prefixes += len(batch)
         found = [Suffix(one, p, s) for one in batch for p, s in one.suffixes.items()]
-        whole = [at for at, one in enumerate(batch) if not all(one.suffixes.values())]
-        if whole:  # The prompt is part of the prefix.
+        if hidden is not None:
             logits = self._logits(hidden[whole, -1])
             of = {id(batch[at]): logits[i : i + 1] for i, at in enumerate(whole)}
             for suffix in found:
@@ -191,15 +196,22 @@ class Prefill:
     def _batches(
         self, items: Sequence[T], size: Callable[[T], int], *, same: bool
     ) -> Iterator[list[T]]:
-        """Items in calls of at most TOKENS tokens; same: of one size only."""
+        """Items in calls of at most TOKENS tokens, by size; same: of one size only.
+
+        Items of several sizes are padded to the longest; where a call has ENOUGH tokens without
+        the next item, that one joins only if it makes no more than an eighth of the call padding.
+        """
         batch: list[T] = []
-        for item in sorted(items, key=size) if same else items:
-            longest = max([size(one) for one in batch] + [size(item)])
-            full = (len(batch) + 1) * longest > TOKENS or self.one_by_one
+        tokens = 0
+        for item in sorted(items, key=size):
+            padded = (len(batch) + 1) * size(item)
+            waste = padded - tokens - size(item)
+            full = padded > TOKENS or self.one_by_one or (tokens >= ENOUGH and 8 * waste > padded)
             if batch and (full or (same and size(batch[0]) != size(item))):
                 yield batch
-                batch = []
+                batch, tokens = [], 0
             batch.append(item)
+            tokens += size(item)
         if batch:
             yield batch
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lmmsteer.engine import kernels
 from lmmsteer.engine.attention import (
+    Enough,
     Groups,
     causal_bias,
     fold,
@@ -26,7 +27,8 @@ class PrefixWork:
     causal: whether a token sees only what stands before it, or the whole prefix. valid: of the
     keys of cross-attention layers, how many later tokens may see (they stand first), a number for
     each prefix. span: how long a row behind it may come to be, so that a model's window that is too
-    short is found at once.
+    short is found at once. last: the layer with which the pass ends (`Enough`), since of the last
+    layer only keys and values are wanted; None where the last hidden states are.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class PrefixWork:
         cross_layers: frozenset[int] = frozenset(),
         valid: Sequence[int] = (),
         span: int = 0,
+        last: int | None = None,
     ) -> None:
-        self.lanes, self.into, self.causal = lanes, into, causal
+        self.lanes, self.into, self.causal, self.last = lanes, into, causal, last
         self.span = span or lanes.longest(into)
         self.cross_layers, self.valid = cross_layers, valid
 
@@ -52,6 +55,8 @@ class PrefixWork:
         else:
             mask = None
             self.lanes.write(layer, self.into, key, value)
+        if layer == self.last:
+            raise Enough
         if is_capped():
             return self._plain(query, key, value, causal)
         per = query.shape[1] // key.shape[1]
