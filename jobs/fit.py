@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from jobs import explain
 from lmmsteer import manifest
@@ -65,11 +67,14 @@ def _show(store: Store, fit: Fit) -> bool:
     if not store.exists(fit.task.path):
         return False
     about = fit.read(store).metadata
-    after = {row["layer"]: row["score"] for row in about.get("scores", [])}.get(about.get("layer"))
-    chosen = ""
-    if after is not None:
-        chosen = (
-            f"layer {about['layer']}, {about['score']} {about['score_before']:.2f} -> {after:.2f}"
-        )
-    print(f"{fit.label}: {chosen} ({store.root}/{fit.task.path})")
+    print(f"{fit.label}: {_said(about)} ({store.root}/{fit.task.path})")
     return True
+
+
+def _said(about: Mapping[str, Any]) -> str:
+    """What a fit came to, in its own figures."""
+    if about.get("score_after") is not None:
+        scores = f"{about['score_before']:.2f} -> {about['score_after']:.2f}"
+        return f"layer {about['layer']}, {about['score']} {scores}"
+    named = {key: value for key, value in about.items() if "accuracy" in key and value is not None}
+    return ", ".join(f"{key.replace('_', ' ')} {value:.2f}" for key, value in sorted(named.items()))

@@ -10,7 +10,8 @@ from omegaconf import open_dict
 from jobs import explain
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.fleet.plan import Plan
-from lmmsteer.fleet.resolve import Job, MissingArtifact
+from lmmsteer.fleet.resolve import Job
+from lmmsteer.fleet.steering import MissingArtifact
 
 
 def run(members: list[Member]) -> int:

@@ -140,8 +140,8 @@ def _whole(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tu
     weights = scores.sub_(top).exp_()
     total = weights.sum(-1, keepdim=True)
     out = torch.matmul(weights.to(value.dtype), value)
-    lse = total.log() + top
-    return out / total.clamp_(min=1e-37).to(out.dtype), lse
+    lse = total.clamp_(min=1e-37).log() + top  # all masked: finite, lest merging make a NaN
+    return out / total.to(out.dtype), lse
 
 
 def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> Tensor:

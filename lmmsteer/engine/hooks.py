@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import EVERYWHERE, SCOPES, Edit, ResidualEdit
 from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.models.lmm import Lmm, ResidualPoint
 
@@ -39,34 +39,52 @@ def ablate(r: Tensor, directions: Tensor, alpha: float = 1.0) -> Tensor:
     return r - alpha * ((r @ directions.T) @ directions)
 
 
-class Directions:
-    """The directions that hooks read: one set for all rows, or each row's own.
+def with_norm_of(edited: Tensor, r: Tensor) -> Tensor:
+    """The edited residuals at the norms of the old ones; where nothing changed, the same bits."""
+    before = r.float().norm(dim=-1, keepdim=True)
+    after = edited.float().norm(dim=-1, keepdim=True)
+    factor = torch.where(after > 0, before / after.clamp_min(1e-30), torch.ones_like(after))
+    return (edited.float() * factor).to(r.dtype)
 
-    sets: [sets, n_layers or 1, k, d_model] in the model's dtype, on its device. fired: the places
-    where they were applied; kept here, since a step that a card replays calls no hook.
+
+class Directions:
+    """What hooks read of a residual edit: one set for all rows, or each row's own.
+
+    Tensors in the model's dtype, on its device, [sets, n_layers or 1, ...]: directions A
+    and, where the edit has them, shifts v. fired: the places where they were applied; kept here,
+    since a step that a card replays calls no hook.
     """
 
-    def __init__(self, residual: ResidualAblation, lmm: Lmm) -> None:
-        # A copy: `load` writes here, and the edit's own must stay as it is.
-        self.sets = residual.sets.to(lmm.device.torch_device(), lmm.dtype, copy=True)
-        self.alpha = residual.alpha
+    def __init__(self, residual: ResidualEdit, lmm: Lmm) -> None:
+        device = lmm.device.torch_device()
+        # Copies: `load` writes here, and the edit's own must stay as they are.
+        self.parts = {n: x.to(device, lmm.dtype, copy=True) for n, x in _parts(residual).items()}
+        self.alpha, self.keep_norm, self.scope = residual.alpha, residual.keep_norm, residual.scope
         self.fired: set[tuple[int, str]] = set()
-        self._rows: Tensor | None = None  # [rows, n_layers or 1, k, d_model]
-        self._slots: Tensor | None = None
+        self._rows: dict[str, Tensor] = {}  # [rows, n_layers or 1, ...]
+        self._slots: dict[str, Tensor] = {}
+        self._where: Tensor | bool = True
+
+    @property
+    def sets(self) -> Tensor:
+        """[sets, n_layers or 1, k, d_model]."""
+        return self.parts["directions"]
 
     @property
     def structure(self) -> tuple[object, ...]:
         """What a captured step depends on: the values may change under it, this may not."""
-        return (len(self.sets) > 1, tuple(self.sets.shape[1:]), self.alpha)
+        shapes = tuple((name, tuple(x.shape[1:])) for name, x in self.parts.items())
+        return (len(self.sets) > 1, shapes, self.alpha, self.keep_norm, self.scope)
 
-    def load(self, residual: ResidualAblation) -> None:
+    def load(self, residual: ResidualEdit) -> None:
         """Other values of the same structure, in the memory that a captured step reads."""
         self.fired.clear()
-        new = residual.sets.to(self.sets.device, self.sets.dtype)
-        if len(self.sets) == len(new) == 1:
-            self.sets.copy_(new)
-        else:
-            self.sets = new
+        for name, new in _parts(residual).items():
+            old = self.parts[name]
+            if len(old) == len(new) == 1:
+                old.copy_(new)
+            else:
+                self.parts[name] = new.to(old.device, old.dtype, copy=True)
 
     def choose(self, of: Sequence[int]) -> None:
         """From now on row i of a batch uses set of[i]."""
@@ -78,25 +96,61 @@ class Directions:
         if len(self.sets) == 1:
             return
         picked = self._picked(of)
-        if self._slots is None or self._slots.shape != picked.shape:
+        if {n: x.shape for n, x in self._slots.items()} != {n: x.shape for n, x in picked.items()}:
             self._slots = picked
         else:
-            self._slots.copy_(picked)
+            for name, x in picked.items():
+                self._slots[name].copy_(x)
         self._rows = self._slots
 
-    def _picked(self, of: Sequence[int]) -> Tensor:
-        return self.sets.index_select(0, torch.tensor(of, device=self.sets.device))
+    def look(self, kinds: str | Tensor) -> None:
+        """What the next call's tokens are: all of one of SCOPES, or [rows, tokens] indices of it."""
+        if self.scope == EVERYWHERE:
+            return
+        if isinstance(kinds, str):
+            self._where = kinds in self.scope
+        else:
+            inside = torch.tensor([name in self.scope for name in SCOPES], device=kinds.device)
+            self._where = inside[kinds].unsqueeze(-1)
 
-    def of_layer(self, layer: int) -> Tensor:
-        """[k, d_model] for all rows, or [rows, k, d_model]."""
-        source = self.sets[0] if self._rows is None else self._rows
-        if source.shape[-3] == 1:
-            layer = 0
-        return source[..., layer, :, :]
+    def _picked(self, of: Sequence[int]) -> dict[str, Tensor]:
+        at = torch.tensor(of, device=self.sets.device)
+        return {name: x.index_select(0, at) for name, x in self.parts.items()}
+
+    def of_layer(self, layer: int, name: str = "directions") -> Tensor | None:
+        """[k, d_model] for all rows, or [rows, k, d_model]; shifts likewise."""
+        if name not in self.parts:
+            return None
+        if not self._rows:
+            source = self.parts[name][0]
+            return source[layer if source.shape[0] > 1 else 0]
+        source = self._rows[name]
+        return source[:, layer if source.shape[1] > 1 else 0]
+
+    def apply(self, r: Tensor, layer: int, place: str) -> Tensor:
+        """The edited residual. r: [rows, tokens, d_model]."""
+        self.fired.add((layer, place))
+        if self._where is False:
+            return r
+        directions = self.of_layer(layer)
+        assert directions is not None
+        edited = ablate(r, directions, self.alpha)
+        if place == "block_input" and (shift := self.of_layer(layer, "shifts")) is not None:
+            edited = edited + (shift.unsqueeze(1) if shift.ndim == 2 else shift)
+        if self.keep_norm:
+            edited = with_norm_of(edited, r)
+        if isinstance(self._where, Tensor):
+            return torch.where(self._where, edited, r)
+        return edited
 
 
-class _Ablation:
-    """One hook: ablates what passes its point, and notes that it did."""
+def _parts(residual: ResidualEdit) -> dict[str, Tensor]:
+    shifts = residual.shifts
+    return {"directions": residual.sets} | ({} if shifts is None else {"shifts": shifts})
+
+
+class _Hook:
+    """One hook: edits what passes its point."""
 
     def __init__(self, point: ResidualPoint, directions: Directions) -> None:
         self.point = point
@@ -121,8 +175,16 @@ class _Ablation:
         return self._apply(output)
 
     def _apply(self, r: Tensor) -> Tensor:
-        self.directions.fired.add(self.where)
-        return ablate(r, self.directions.of_layer(self.point.layer), self.directions.alpha)
+        return self.directions.apply(r, self.point.layer, self.point.place)
+
+
+def kinds_of(ids: Tensor, image_token_id: int, prompt_length: int | None = None) -> Tensor:
+    """Indices of SCOPES for tokens; behind prompt_length they are generated. [rows, tokens]."""
+    kinds = torch.full_like(ids, SCOPES.index("prompt"))
+    kinds[ids == image_token_id] = SCOPES.index("picture")
+    if prompt_length is not None:
+        kinds[:, prompt_length:] = SCOPES.index("generated")
+    return kinds
 
 
 @contextmanager
@@ -146,7 +208,7 @@ def installed(
     directions = known or Directions(edit.residual, lmm)
     if of:
         directions.choose(of)
-    hooks = [_Ablation(p, directions) for p in lmm.residual_points()]
+    hooks = [_Hook(p, directions) for p in lmm.residual_points()]
     with ExitStack() as placed:
         for hook in hooks:
             placed.callback(hook.place().remove)
@@ -181,7 +243,7 @@ def projecting(lmm: Lmm, edit: Edit) -> Iterator[None]:
         handle.remove()
 
 
-def _check(lmm: Lmm, residual: ResidualAblation) -> None:
+def _check(lmm: Lmm, residual: ResidualEdit) -> None:
     directions = residual.directions
     if not lmm.family.pre_norm_residual:
         raise LmmsteerError(
@@ -190,11 +252,19 @@ def _check(lmm: Lmm, residual: ResidualAblation) -> None:
             "Use a method that edits prompts or logits",
         )
     layers = residual.sets.shape[1] if 2 <= directions.ndim <= 4 else 0
-    if layers not in (1, lmm.n_layers) or residual.d_model != lmm.d_model:
+    likewise = [x.shape[:2] == residual.sets.shape[:2] for x in _parts(residual).values()]
+    if layers not in (1, lmm.n_layers) or residual.d_model != lmm.d_model or not all(likewise):
         raise LmmsteerError(
             f"Directions of shape {list(directions.shape)} do not fit {lmm.name}, whose residual "
             f"stream is {lmm.d_model} wide.",
             "Fit directions on this model: lmmsteer fit",
+        )
+    halves = residual.scope & {"picture", "prompt"}
+    if len(halves) == 1 and not lmm.family.picture_in_residual:
+        raise LmmsteerError(
+            f"The picture of {lmm.family.name} models has no tokens of its own in the residual "
+            "stream, so it cannot be told from the prompt.",
+            "Use method.scope=[picture,prompt,generated], or leave both out",
         )
     points = lmm.residual_points()
     asked = PLACES * lmm.model.config.get_text_config().num_hidden_layers
@@ -206,7 +276,7 @@ def _check(lmm: Lmm, residual: ResidualAblation) -> None:
         )
     for point in points:
         hooks = (*point.module._forward_hooks.values(), *point.module._forward_pre_hooks.values())
-        if any(isinstance(getattr(hook, "__self__", None), _Ablation) for hook in hooks):
+        if any(isinstance(getattr(hook, "__self__", None), _Hook) for hook in hooks):
             raise LmmsteerError(
                 f"Another edit is still installed in {lmm.name}.", "Leave its `with` block first"
             )

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 
+Key = tuple[str, str, str]
 AHEAD = 16  # Pictures prepared before their turn.
+PICTURES = 8  # Pictures of one vision call: beyond, larger calls bring nothing.
 KEPT_BYTES = 1 << 30  # Vision features kept for other methods and attributes.
 
 
@@ -63,19 +67,19 @@ class FeatureCache:
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self.limit, self.size = limit, 0
-        self._kept: OrderedDict[tuple[str, str, str], Tensor] = OrderedDict()
+        self._kept: OrderedDict[Key, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def key(self, lmm: Lmm, picture: PreparedPicture) -> tuple[str, str, str]:
+    def key(self, lmm: Lmm, picture: PreparedPicture) -> Key:
         found = hashlib.blake2b(digest_size=16)
         for name, tensor in sorted(picture.features.items()):
             found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             found.update(tensor.contiguous().numpy().data)
         return (lmm.digest, str(lmm.dtype), found.hexdigest())
 
-    def get(self, key: tuple[str, str, str]) -> Tensor | None:
+    def get(self, key: Key) -> Tensor | None:
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
@@ -85,7 +89,7 @@ class FeatureCache:
         self._kept.clear()
         self.size = 0
 
-    def put(self, key: tuple[str, str, str], features: Tensor) -> None:
+    def put(self, key: Key, features: Tensor) -> None:
         size = features.nbytes
         if key in self._kept or size > self.limit:
             return
@@ -94,3 +98,35 @@ class FeatureCache:
         while self.size > self.limit:
             _, dropped = self._kept.popitem(last=False)
             self.size -= dropped.nbytes
+
+
+def encoded(
+    lmm: Lmm, pictures: Sequence[PreparedPicture], cache: FeatureCache, size: int
+) -> tuple[list[Tensor], int]:
+    """Each picture as the decoder reads it, and how many the vision tower had to see for it.
+
+    size: the most pictures of one call; those whose tensors have the same shapes go together.
+    """
+    keys = [cache.key(lmm, picture) for picture in pictures]
+    found = {key: cache.get(key) for key in keys}
+    missing = [
+        (k, p) for k, p in dict(zip(keys, pictures, strict=True)).items() if found[k] is None
+    ]
+    for batch in _alike(missing, size):
+        made = DECODING[lmm.family.name].features(lmm, [picture for _, picture in batch])
+        for (key, _), features in zip(batch, made, strict=True):
+            found[key] = features.clone()  # A view would keep its whole batch in memory.
+            cache.put(key, found[key])
+    return [features for key in keys if (features := found[key]) is not None], len(missing)
+
+
+def _alike(
+    items: Sequence[tuple[Key, PreparedPicture]], size: int
+) -> Iterator[list[tuple[Key, PreparedPicture]]]:
+    by_shape: dict[Any, list[tuple[Key, PreparedPicture]]] = {}
+    for item in items:
+        shapes = tuple((n, tuple(t.shape)) for n, t in sorted(item[1].features.items()))
+        by_shape.setdefault(shapes, []).append(item)
+    for alike in by_shape.values():
+        for start in range(0, len(alike), size):
+            yield alike[start : start + size]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lmmsteer.engine.attention import Enough, Groups, working
-from lmmsteer.engine.hooks import Directions
-from lmmsteer.engine.pictures import Ahead, FeatureCache
+from lmmsteer.engine.hooks import Directions, kinds_of
+from lmmsteer.engine.pictures import PICTURES, Ahead, FeatureCache, encoded
 from lmmsteer.engine.rows import Group, Place, Ready, Shown, Suffix
 from lmmsteer.engine.sampling import choose, nonfinite, row_keys
 from lmmsteer.engine.slots import Slots
@@ -21,8 +21,7 @@ from lmmsteer.engine.store import Passing
 from lmmsteer.engine.works import PrefixWork, SuffixWork
 
 T = TypeVar("T")
-TOKENS = 4096  # Tokens of one prefill call, and
-PICTURES = 8  # pictures of one vision call: beyond, larger calls bring nothing.
+TOKENS = 4096  # Tokens of one prefill call: beyond, larger calls bring nothing.
 ENOUGH = 256  # Tokens that make a call of matrices about as efficient as it gets.
 
 
@@ -31,7 +30,7 @@ class Prefill:
 
     def __init__(self, slots: Slots, ahead: Ahead, cache: FeatureCache, stats: Stats) -> None:
         self.lmm, self.decoding, self.lanes = slots.lmm, slots.decoding, slots.lanes
-        self.edit, self.sampling = slots.edit, slots.sampling
+        self.edit, self.sampling, self.rules = slots.edit, slots.sampling, slots.rules
         self.one_by_one, self.chunk = slots.shape.one_by_one, slots.shape.chunk
         self.ahead, self.cache, self.stats = ahead, cache, stats
         self.device = slots.device
@@ -41,11 +40,13 @@ class Prefill:
     def run(self, groups: Sequence[Group], directions: Directions | None) -> list[Ready]:
         """Fill the groups' lanes and sample every row's first token."""
         shown = [self._show(group) for group in groups]
+        streams = [shown, *self._shadows(shown)]
         with self._timed("vision"):
-            self._see(shown)
+            for seen in streams:
+                self._see([one for one in seen if not one.blind])
         suffixes: list[Suffix] = []
         with self._timed("prefix"):
-            for seen in (shown, *self._shadows(shown)):
+            for seen in streams:
                 for batch in self._batches(seen, lambda one: len(one.prefix), same=True):
                     suffixes += self._prefix(batch, directions)
         waiting = [suffix for suffix in suffixes if suffix.ids]
@@ -76,39 +77,24 @@ class Prefill:
     def _shadows(self, shown: Sequence[Shown]) -> list[list[Shown]]:
         """What the contrast streams are shown instead, stream by stream."""
         return [
-            [
-                Shown(
-                    one.group.shadows[at],
-                    one.picture,
-                    self.decoding.contrasted(self.lmm, one.prefix, stream),
-                    one.suffixes,
-                )
-                for one in shown
-            ]
+            [self._shadow(one, one.group.shadows[at], stream) for one in shown]
             for at, stream in enumerate(self.edit.streams)
         ]
 
+    def _shadow(self, shown: Shown, group: Group, stream: str) -> Shown:
+        prefix = tuple(self.lmm.without_picture(shown.prefix, stream))
+        noise = stream == "noise"
+        picture = shown.picture.noise(group.image_id) if noise else shown.picture
+        return Shown(group, picture, prefix, shown.suffixes, blind=not noise)
+
     def _see(self, shown: Sequence[Shown]) -> None:
         """Vision features of each picture, from the cache or by the tower, then the edit's."""
-        keys = [self.cache.key(self.lmm, one.picture) for one in shown]
-        for one, key in zip(shown, keys, strict=True):
-            one.features = self.cache.get(key)
-        missing = {k: one for k, one in zip(keys, shown, strict=True) if one.features is None}
         size = 1 if self.one_by_one else PICTURES
-        for batch in _alike(list(missing.items()), size):
-            found = self.decoding.features(self.lmm, [one.picture for _, one in batch])
-            self.stats.encoded += len(batch)
-            for (key, one), features in zip(batch, found, strict=True):
-                features = features.clone()  # A view would keep its whole batch in memory.
-                one.features = features
-                self.cache.put(key, features)
-        for one, key in zip(shown, keys, strict=True):
-            if one.features is None:
-                one.features = missing[key].features
-        if self.edit.features is not None:
-            for one in shown:
-                assert one.features is not None
-                one.features = self.edit.features.apply(one.features)
+        found, seen = encoded(self.lmm, [one.picture for one in shown], self.cache, size)
+        self.stats.encoded += seen
+        for one, features in zip(shown, found, strict=True):
+            rule = self.edit.features
+            one.features = features if rule is None else rule.apply(features)
 
     def _prefix(self, batch: Sequence[Shown], directions: Directions | None) -> list[Suffix]:
         lanes = [one.group.lane for one in batch]
@@ -119,6 +105,7 @@ class Prefill:
         self.lanes.set_lengths(lanes, ids.shape[1])
         if directions is not None:
             directions.choose([one.group.directions for one in batch])
+            directions.look(kinds_of(ids, self.lmm.image_token_id))
         # Where the prompt is part of the prefix, its logits are wanted.
         whole = [at for at, one in enumerate(batch) if not all(one.suffixes.values())]
         work = PrefixWork(
@@ -129,6 +116,7 @@ class Prefill:
             valid=[self.decoding.valid(self.lmm, picture) for picture in pictures],
             span=ids.shape[1] + max(map(_longest, batch)),
             last=None if whole else max(self.lmm.n_layers - 1, *self.cross, 0),
+            blind=batch[0].blind,
         )
         hidden = None
         with working(work), suppress(Enough):
@@ -161,7 +149,10 @@ class Prefill:
         positions = (starts[:, None] + torch.arange(length)).to(self.device)
         if directions is not None:
             directions.choose([suffix.shown.group.directions for suffix in batch])
-        arguments = self.decoding.behind(self.lmm, ids.to(self.device), positions)
+            directions.look("prompt")
+        blind = [suffix.shown.blind for suffix in batch] if self.edit.streams else None
+        unseeing = None if blind is None else torch.tensor(blind, device=self.device)
+        arguments = self.decoding.behind(self.lmm, ids.to(self.device), positions, unseeing)
         with working(work):
             hidden = self._decode(arguments)
         last = torch.tensor([len(suffix.ids) - 1 for suffix in batch], device=self.device)
@@ -175,13 +166,23 @@ class Prefill:
         rows = [r for r in suffixes[0].shown.group.rows if r.prompt == suffixes[0].prompt]
         raw = torch.stack([one.logits for one in suffixes if one.logits is not None])
         mixed = raw[0] if self.edit.contrast is None else self.edit.contrast.mix(raw[0], raw[1:])
-        logits = self.edit.biased(mixed)
-        failed = bool(nonfinite(logits).item())
+        logits = self._ruled(mixed.expand(len(rows), -1), [row.index for row in rows])
+        failed = nonfinite(logits).tolist()
         keys = row_keys([row.request.row_id for row in rows]).to(self.device)
-        tokens = choose(logits.expand(len(rows), -1), keys, 0, self.sampling).tolist()
-        places = [Place(one.shown.group, one, self._start(one) + len(one.ids)) for one in suffixes]
-        for row, token in zip(rows, tokens, strict=True):
-            yield Ready(row, token, failed, places)
+        tokens = choose(logits, keys, 0, self.sampling).tolist()
+        places = [
+            Place(one.shown.group, one, self._start(one) + len(one.ids), one.shown.blind)
+            for one in suffixes
+        ]
+        for row, token, bad in zip(rows, tokens, failed, strict=True):
+            yield Ready(row, token, bad, places)
+
+    def _ruled(self, logits: Tensor, requests: Sequence[int]) -> Tensor:
+        """Logits under the edit's rules; in strict mode, each row by itself."""
+        if not self.one_by_one:
+            return self.rules.first(logits, requests, dense=False)
+        alone = zip(logits.split(1), requests, strict=True)
+        return torch.cat([self.rules.first(z, [of], dense=True) for z, of in alone])
 
     def _start(self, suffix: Suffix) -> int:
         shown = suffix.shown
@@ -234,14 +235,3 @@ class _Timed:
     def __exit__(self, *_: object) -> None:
         spent = getattr(self.stats, self.stage) + time.perf_counter() - self.started
         setattr(self.stats, self.stage, spent)
-
-
-def _alike(items: Sequence[tuple[Any, Shown]], size: int) -> Iterator[list[tuple[Any, Shown]]]:
-    """Pictures whose tensors have the same shapes, at most `size` together."""
-    by_shape: dict[Any, list[tuple[Any, Shown]]] = {}
-    for item in items:
-        shapes = tuple((n, tuple(t.shape)) for n, t in sorted(item[1].picture.features.items()))
-        by_shape.setdefault(shapes, []).append(item)
-    for alike in by_shape.values():
-        for start in range(0, len(alike), size):
-            yield alike[start : start + size]

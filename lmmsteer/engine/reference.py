@@ -17,11 +17,13 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lmmsteer.engine.cache import growing_cache
 from lmmsteer.engine.edit import Edit
-from lmmsteer.engine.hooks import Directions, installed, projecting
+from lmmsteer.engine.hooks import Directions, installed, kinds_of, projecting
 from lmmsteer.engine.rows import Row, plan_rows, response
 from lmmsteer.engine.sampling import NextToken, Sampling, row_keys
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm, PreparedPicture
+from lmmsteer.models.qwen import remembered_positions
 from lmmsteer.schema import Request, Response
 
 
@@ -54,11 +56,6 @@ class Reference:
         model would end with. A row whose logits are not finite is an error `nonfinite`, one whose
         prompt cannot be shown `prompt_refused`; the others do not notice.
         """
-        if edit.contrast is not None:
-            raise LmmsteerError(
-                "engine=reference has no contrast streams: transformers' generate runs one.",
-                "Use engine=shared",
-            )
         rows, done = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
         shown = {row.request.image_id: None for row in rows}
         prepared = {image_id: lmm.prepare(pictures[image_id]) for image_id in shown}
@@ -71,8 +68,8 @@ class Reference:
         for start in range(0, len(rows), self.slots):
             batch = rows[start : start + self.slots]
             of = [row.directions for row in batch]
-            with installed(lmm, edit, of), projecting(lmm, edit):
-                answers = _answer(lmm, batch, prepared, edit, sampling)
+            with installed(lmm, edit, of) as directions, projecting(lmm, edit):
+                answers = _answer(lmm, batch, prepared, edit, sampling, directions)
             done.update(zip((row.index for row in batch), answers, strict=True))
             while emitted in done:
                 yield done.pop(emitted)
@@ -87,6 +84,7 @@ def _answer(
     prepared: Mapping[str, PreparedPicture],
     edit: Edit,
     sampling: Sampling,
+    directions: Directions | None,
 ) -> list[Response]:
     pictures = [prepared[row.request.image_id] for row in rows]
     inputs = lmm.inputs([row.prompt for row in rows], pictures)
@@ -94,6 +92,10 @@ def _answer(
     keys = row_keys([row.request.row_id for row in rows]).to(inputs["input_ids"].device)
     eos_ids = () if rows[0].forced else lmm.eos_ids
     next_token = NextToken(keys, sampling, prompt_length, eos_ids)
+    streams = _Streams(lmm, rows, prepared, edit, prompt_length, directions)
+    rules = _Rules(edit, [row.index for row in rows], prompt_length)
+    if directions is not None:
+        directions.look(kinds_of(inputs["input_ids"], lmm.image_token_id))
     config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max(row.limit for row in rows),
@@ -103,7 +105,7 @@ def _answer(
     out = lmm.model.generate(
         **inputs,
         generation_config=config,
-        logits_processor=LogitsProcessorList([_Bias(edit), next_token]),
+        logits_processor=LogitsProcessorList([streams, rules, next_token]),
         past_key_values=growing_cache(lmm.model.config),
     )
     answers = []
@@ -122,11 +124,77 @@ def _said(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
     return tokens[:end]
 
 
-class _Bias(LogitsProcessor):
-    """An edit's bias, before anything else sees the logits."""
+class _Streams(LogitsProcessor):
+    """An edit's contrast streams: each row once more as the stream is shown it, from nothing.
 
-    def __init__(self, edit: Edit) -> None:
-        self.edit = edit
+    A forward pass over all that stands there, at every step and for each row alone: slow, and
+    simple enough to be held against.
+    """
+
+    def __init__(
+        self,
+        lmm: Lmm,
+        rows: Sequence[Row],
+        prepared: Mapping[str, PreparedPicture],
+        edit: Edit,
+        prompt_length: int,
+        directions: Directions | None,
+    ) -> None:
+        self.lmm, self.rows, self.prepared, self.edit = lmm, rows, prepared, edit
+        self.prompt_length, self.directions = prompt_length, directions
+        if edit.contrast is not None and not DECODING[lmm.family.name].contrasts:
+            raise LmmsteerError(
+                f"{lmm.family.name} models say nothing without a picture, so no stream without it "
+                "can be held against a row.",
+                "Use a method without a contrast stream",
+            )
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return self.edit.biased(scores)
+        contrast = self.edit.contrast
+        if contrast is not None:
+            said = input_ids[:, self.prompt_length :]
+            streams = [self._stream(stream, said) for stream in contrast.streams]
+            if self.directions is not None:
+                self.directions.choose([row.directions for row in self.rows])
+            scores = contrast.mix(scores.float(), torch.stack(streams))
+        if self.directions is not None:
+            self.directions.look("generated")
+        return scores
+
+    def _stream(self, stream: str, said: Tensor) -> Tensor:
+        alone = zip(self.rows, said, strict=True)
+        return torch.cat([self._logits(stream, row, tokens) for row, tokens in alone])
+
+    def _logits(self, stream: str, row: Row, said: Tensor) -> Tensor:
+        image_id = row.request.image_id
+        picture = self.prepared[image_id]
+        picture = picture.noise(image_id) if stream == "noise" else picture
+        inputs = self.lmm.stream_inputs(row.prompt, picture, stream, said.tolist())
+        if self.directions is not None:
+            self.directions.choose([row.directions])
+            ids = inputs["input_ids"]
+            length = ids.shape[1] - len(said)
+            self.directions.look(kinds_of(ids, self.lmm.image_token_id, length))
+        with remembered_positions(self.lmm.model):
+            return self.lmm.model(**inputs, use_cache=False).logits[:, -1].float()
+
+
+class _Rules(LogitsProcessor):
+    """An edit's rules, in their order, with what they remember of each row."""
+
+    def __init__(self, edit: Edit, requests: Sequence[int], prompt_length: int) -> None:
+        self.rules, self.requests, self.prompt_length = edit.rules, requests, prompt_length
+        self.memories: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.float()
+        count, device = scores.shape[0], scores.device
+        if input_ids.shape[1] == self.prompt_length:
+            self.memories = [rule.start(count, device) for rule in self.rules]
+        else:
+            said = zip(self.rules, self.memories, strict=True)
+            self.memories = [rule.advance(memory, input_ids[:, -1]) for rule, memory in said]
+        for rule, memory in zip(self.rules, self.memories, strict=True):
+            of = None if rule.rows is None else rule.rows[list(self.requests)].to(device)
+            scores = rule.apply(scores, memory, of, dense=True)
+        return scores

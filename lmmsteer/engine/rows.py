@@ -51,13 +51,14 @@ class Group:
 
 @dataclass(eq=False)
 class Shown:
-    """A group with what is computed for it on the way."""
+    """A group with what is computed for it on the way. blind: a stream without its picture."""
 
     group: Group
     picture: PreparedPicture
     prefix: tuple[int, ...]
     suffixes: dict[str, tuple[int, ...]]
     features: Tensor | None = None
+    blind: bool = False
 
 
 @dataclass(eq=False)
@@ -74,11 +75,15 @@ class Suffix:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """What a slot begins with: a copy of a suffix's keys and values, behind a group's prefix."""
+    """What a slot begins with: a copy of a suffix's keys and values, behind a group's prefix.
+
+    blind: of a contrast stream without its picture.
+    """
 
     group: Group
     suffix: Suffix
     position: int
+    blind: bool = False
 
 
 @dataclass(eq=False)

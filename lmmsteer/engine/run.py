@@ -52,8 +52,8 @@ class Run:
     def _check(self, slots: Slots) -> None:
         if self.wanted > 1 and not slots.decoding.contrasts:
             raise LmmsteerError(
-                f"{self.lmm.family.name} models read the picture elsewhere than in their residual "
-                "stream, so no stream without it can be held against a row.",
+                f"{self.lmm.family.name} models say nothing without a picture, so no stream without "
+                "it can be held against a row.",
                 "Use a method without a contrast stream",
             )
         if self.wanted > min(self.shape.slots, self.shape.lanes):
@@ -79,6 +79,7 @@ class Run:
         started = time.perf_counter()
         if directions is not None and (self.slots.changed or not self._for_slots):
             directions.choose_slots(self.slots.directions())
+            directions.look("generated")
             self._for_slots = True
         self.stats.steps += 1
         self.stats.busy += self.slots.busy

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lmmsteer.engine import attention
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions, installed
-from lmmsteer.engine.pictures import FeatureCache
+from lmmsteer.engine.pictures import PICTURES, FeatureCache, encoded
 from lmmsteer.engine.run import Run
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.selftest import check_strict
@@ -21,7 +22,7 @@ from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
 from lmmsteer.errors import RunFailed
 from lmmsteer.models.decoding import DECODING
-from lmmsteer.models.lmm import Lmm
+from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.schema import Request, Response
 
 
@@ -46,6 +47,11 @@ class Shared:
     def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[Directions | None]:
         """The model under an edit, for the length of a `with` block."""
         return installed(lmm, edit)
+
+    def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
+        """Pictures as the decoder reads them, unedited, as far as possible from the cache."""
+        with torch.no_grad():
+            return encoded(lmm, pictures, self.cache, 1 if self.strict else PICTURES)[0]
 
     def generate(
         self,

@@ -7,7 +7,7 @@ row that ends with no successor is replaced by the last one. With `fixed` every 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from lmmsteer.engine.attention import Groups, working
 from lmmsteer.engine.capture import Captured
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.rows import Group, Place, Ready, Row
+from lmmsteer.engine.rules import Remembering
 from lmmsteer.engine.sampling import Sampling, choose, choose_among, nonfinite, row_keys
 from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.store import Lanes, Own, Passing
@@ -64,7 +65,7 @@ class Slots:
         self.changed = True
         self.runs = 0
         self._groups: Groups | None = None
-        self._bias: Tensor | None = None
+        self.rules = Remembering(count, device)
         self._passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=device))
         self._mains: Tensor | None = None  # [rows], the slot of each slot's row
         self._others: Tensor | None = None  # [streams, rows], the slots of its streams
@@ -74,6 +75,7 @@ class Slots:
         self._position = torch.zeros(count, dtype=torch.long, device=device)
         self._step = torch.zeros(count, dtype=torch.int32, device=device)
         self._keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
+        self._blind = torch.zeros(count, dtype=torch.bool, device=device)
         self._state = (self._tokens, self._position, self._step, self.own.lengths)
         self._graphs = shape.fixed and device.type == "cuda"
         self._captured = Captured(lambda: self._token(exact=False), self._state)
@@ -83,20 +85,13 @@ class Slots:
 
         structure: what a captured step depends on besides shapes, as far as hooks go.
         """
-        if edit.bias is not None:
-            edit = replace(edit, bias=self._kept_bias(edit.bias))
         self.edit, self.sampling = edit, sampling
-        self.structure = (structure, edit.bias is None, edit.contrast, sampling)
+        if self.rules.begin(edit.rules):
+            self._captured.forget()
+        self.structure = (structure, edit.contrast, sampling)
         self.active = [None] * len(self.active)
         self.changed = True
         self.runs += 1
-
-    def _kept_bias(self, bias: Tensor) -> Tensor:
-        """A copy in the memory that captured steps read; the edit's own stays as it is."""
-        if self._bias is None or self._bias.shape != bias.shape:
-            self._captured.forget()
-            self._bias = torch.empty(bias.shape, device=self.device)
-        return self._bias.copy_(bias)
 
     @property
     def free(self) -> int:
@@ -129,9 +124,12 @@ class Slots:
         at = torch.tensor(free, device=self._tokens.device)
         self._tokens[at] = at.new_tensor([one.token for one, _ in places])
         self._position[at] = at.new_tensor([place.position for _, place in places])
+        blind = [place.blind for _, place in places]
+        self._blind[at] = torch.tensor(blind, device=at.device)
         self._step[at] = 1
         keys = row_keys([one.row.request.row_id for one, _ in places])
         self._keys[at] = keys.to(at.device)
+        self.rules.join(at, [one.row.index for one, _ in places], self._tokens[at])
         made = [self._active(one) for one in ready]
         for slot, one in zip(free, [a for row in made for a in (row, *row.shadows)], strict=True):
             self.active[slot] = one
@@ -189,7 +187,8 @@ class Slots:
             self.lanes, self._picked, self._groups, self._prefix_keys, self.own, self.shape.chunk
         )
         tokens, positions = self._tokens[:size, None], self._position[:size, None]
-        arguments = self.decoding.behind(self.lmm, tokens, positions)
+        blind = self._blind[:size] if self.edit.contrast is not None else None
+        arguments = self.decoding.behind(self.lmm, tokens, positions, blind)
         with working(work):
             hidden = self.decoding.run(self.lmm, arguments, self._passing)
         logits = self.logits(hidden[:, -1])
@@ -197,7 +196,7 @@ class Slots:
             assert self._mains is not None
             assert self._others is not None
             logits = self.edit.contrast.mix(logits[self._mains], logits[self._others])
-        logits = self.edit.biased(logits)
+        logits = self.rules.apply(logits, dense=self.fixed)
         bad = nonfinite(logits)
         keys, step = self._keys[:size], self._step[:size]
         if exact:
@@ -205,6 +204,7 @@ class Slots:
         else:
             chosen, crowded = choose_among(logits, keys, step, self.sampling)
         self._tokens[:size] = chosen
+        self.rules.advance(chosen)
         self._position[:size] += 1
         self._step[:size] += 1
         self.own.lengths[:size] += 1
@@ -310,7 +310,8 @@ class Slots:
             one = self.active[last]
             assert one is not None
             self.own.move(last, hole, one.length)
-            for state in (self._tokens, self._position, self._step, self._keys):
+            for state in (self._tokens, self._position, self._step, self._keys, self._blind):
                 state[hole] = state[last]
+            self.rules.move(last, hole)
             self.active[hole], self.active[last] = one, None
             self.changed = True

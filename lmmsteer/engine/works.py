@@ -28,7 +28,8 @@ class PrefixWork:
     keys of cross-attention layers, how many later tokens may see (they stand first), a number for
     each prefix. span: how long a row behind it may come to be, so that a model's window that is too
     short is found at once. last: the layer with which the pass ends (`Enough`), since of the last
-    layer only keys and values are wanted; None where the last hidden states are.
+    layer only keys and values are wanted; None where the last hidden states are. blind: prefixes
+    of contrast streams whose picture is left out, so that cross-attention layers read nothing.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class PrefixWork:
         valid: Sequence[int] = (),
         span: int = 0,
         last: int | None = None,
+        blind: bool = False,
     ) -> None:
         self.lanes, self.into, self.causal, self.last = lanes, into, causal, last
+        self.blind = blind
         self.span = span or lanes.longest(into)
         self.cross_layers, self.valid = cross_layers, valid
 
@@ -50,6 +53,9 @@ class PrefixWork:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         causal = self.causal and layer not in self.cross_layers
+        if layer in self.cross_layers and self.blind:
+            self.lanes.cross[layer][torch.tensor(self.into, device=key.device)] = 0
+            return torch.zeros_like(query)
         if layer in self.cross_layers:
             self._keep_cross(layer, key, value)
         else:

@@ -10,7 +10,7 @@ from lmmsteer import fingerprint, manifest
 from lmmsteer.config import GenerateConfig
 from lmmsteer.datasets.base import DataSet
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet import resolve
+from lmmsteer.fleet import resolve, steering
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.fleet.task import FitTask, MethodSpec
 from lmmsteer.manifest import Manifest
@@ -53,27 +53,28 @@ class Fit:
 def resolve_fit(member: Member, store: Store) -> Fit:
     """A member as a fit. Raises LmmsteerError where nothing can be fitted or another is there."""
     config = resolve.typed_config(member.config)
-    key, method = resolve.method_of(config)
+    key, method = steering.method_of(config)
     if not method.fitted:
         raise LmmsteerError(
             f"method={method.name} has nothing to fit.",
             f"Use it as it is: lmmsteer generate method={method.name} out={config.out}",
         )
-    spec, _ = resolve.model_spec(config, member.suffix("model"))
-    attribute = resolve.attribute_of(config, method)
+    spec, folder = resolve.model_spec(config, member.suffix("model"))
+    steering.check_family(method, resolve.family(spec, folder), spec.name)
+    attribute = steering.attribute_of(config, method)
     name = config.dataset["name"] + member.suffix("dataset")
     dataset, identity = resolve.manifest_of(config, name)
     _gate_pictures(store, name, identity)
-    where = resolve.artifact_path(
+    where = steering.artifact_path(
         spec.name,
-        method.name + member.suffix("method", resolve.fit_fields(method)),
+        method.name + member.suffix("method", steering.fit_fields(method)),
         attribute["name"] + member.suffix("attribute"),
     )
-    parameters = resolve.parameters_of(method)
+    parameters = steering.parameters_of(method)
     defining = {
         "model": spec.digest,
         "dtype": spec.dtype,
-        "method": {k: parameters[k] for k in resolve.fit_fields(method)},
+        "method": {k: parameters[k] for k in steering.fit_fields(method)},
         "attribute": {k: attribute[k] for k in ("name", "question", "words")},
         "dataset": {**identity["dataset"], "limit": config.limit},
     }

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+from PIL import Image
 
 from lmmsteer import manifest
+from lmmsteer.engine.edit import Edit
+from lmmsteer.engine.sampling import Sampling
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import shard
-from lmmsteer.fleet.engines import open_engine
+from lmmsteer.fleet.engines import Engine, open_engine
 from lmmsteer.fleet.task import FitTask, Report
 from lmmsteer.methods import METHODS
+from lmmsteer.methods.base import Learning
 from lmmsteer.models.lmm import Lmm
-from lmmsteer.schema import Picture
+from lmmsteer.schema import LABELS, Picture, Request, Response
 from lmmsteer.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
@@ -31,7 +41,46 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
     if not usable:
         raise LmmsteerError(f"No picture of {task.dataset} can be read.", "Check dataset.path.")
     engine = open_engine(task.engine)
-    artifact = method.fit(lmm, usable, shard.attribute_of(task.method), engine.edited)
+    labels, groups = _labels(store, task)
+    learning = Learning(
+        pictures=usable,
+        attribute=shard.attribute_of(task.method),
+        edited=engine.edited,
+        answer=_answering(engine),
+        labels=labels,
+        groups=groups,
+        say=log.info,
+    )
+    artifact = method.fit(lmm, learning)
     artifact = replace(artifact, metadata={**artifact.metadata, "fit": dict(task.fingerprint)})
     created = store.create(task.path, artifact.to_bytes())
     return Report(seconds=time.monotonic() - start, created=created)
+
+
+def _labels(store: Store, task: FitTask) -> tuple[dict[str, str], dict[str, str]]:
+    """What the data set says of each picture's attribute, and its counterfactual set."""
+    column = task.method.attribute["name"]
+    labels: dict[str, str] = {}
+    groups: dict[str, str] = {}
+    for part in task.parts:
+        for row in manifest.read_rows(store, task.dataset, part):
+            label = getattr(row, column) if column in LABELS else (row.extra or {}).get(column)
+            if label is not None:
+                labels[row.image_id] = label
+            if row.group_id is not None:
+                groups[row.image_id] = row.group_id
+    return labels, groups
+
+
+def _answering(engine: Engine) -> Any:
+    def answer(
+        lmm: Lmm,
+        requests: Sequence[Request],
+        pictures: Mapping[str, Image.Image],
+        edit: Edit,
+        max_new_tokens: int,
+    ) -> Iterator[Response]:
+        greedy = Sampling(temperature=0, max_new_tokens=max_new_tokens)
+        return engine.generate(lmm, requests, pictures, edit, greedy)
+
+    return answer

@@ -98,9 +98,8 @@ class Plan:
             name = job.cell.dataset
             self.manifests[name] = manifest.build(self.store, name, job.dataset, job.identity)
         for job in self.jobs:
-            where = job.task.method.artifact
-            if job.artifact is not None and where is not None:
-                self.store.create(where, job.artifact.to_bytes())
+            for where, artifact in job.steering.handed:
+                self.store.create(where, artifact.to_bytes())
             cells.record(self.store, job.record, cells.load(self.store, job.cell.folder))
 
     def left(self, job: Job) -> list[manifest.Shard]:

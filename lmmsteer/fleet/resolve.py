@@ -5,11 +5,10 @@ Refuses before anything is written; loads no weights.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -25,19 +24,15 @@ from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import engines
 from lmmsteer.fleet.cells import CellRecord
 from lmmsteer.fleet.launcher import Member
-from lmmsteer.fleet.task import MethodSpec, ModelSpec, Task
-from lmmsteer.methods import METHODS
-from lmmsteer.methods.artifact import Artifact, check
-from lmmsteer.methods.base import Method
+from lmmsteer.fleet.steering import Place, Steering, fit_fields, method_of, steering_of
+from lmmsteer.fleet.task import ModelSpec, Task
+from lmmsteer.methods.artifact import ModelFacts
 from lmmsteer.models import files
+from lmmsteer.models.families import Family, family_of
 from lmmsteer.schema import SCHEMA_VERSION, Cell
-from lmmsteer.store import Store, open_store
+from lmmsteer.store import Store
 
 VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
-
-
-class MissingArtifact(LmmsteerError):
-    """A fitted method whose artifact is not there yet; its mend is the fit command."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +40,11 @@ class Job:
     """One cell of a plan, before its manifest is there."""
 
     config: GenerateConfig
-    method: Method
+    steering: Steering
     dataset: DataSet
     identity: Mapping[str, Any]
     record: CellRecord
     task: Task
-    artifact: Artifact | None = None
 
     @property
     def cell(self) -> Cell:
@@ -78,16 +72,6 @@ def typed_config(composed: Any) -> GenerateConfig:
     return typed
 
 
-def method_of(config: GenerateConfig) -> tuple[str, Method]:
-    """The method's key in METHODS (`method.uses`, else its name) and its dataclass, typed."""
-    values = dict(config.method)
-    key = values.pop("uses", None) or values.get("name")
-    if key not in METHODS:
-        known = ", ".join(sorted(METHODS))
-        raise LmmsteerError(f"method={key} is unknown.", f"Known methods: {known}")
-    return key, configs.typed(values, METHODS[key], "method")
-
-
 def model_spec(config: GenerateConfig | Any, suffix: str = "") -> tuple[ModelSpec, Path]:
     """The model's files, found and digested; no weights are loaded."""
     model = config.model
@@ -109,10 +93,6 @@ def manifest_of(config: GenerateConfig, name: str) -> tuple[DataSet, dict[str, A
         config.shard_images,
     )
     return dataset, identity
-
-
-def artifact_path(model: str, method: str, attribute: str) -> str:
-    return f"artifacts/model={model}/method={method}/attribute={attribute}/artifact.safetensors"
 
 
 def resolve(member: Member, store: Store) -> Job:
@@ -155,31 +135,48 @@ def _job(
     spec, folder = model_spec(config)
     spec = replace(spec, name=cell.model)
     dataset, identity = manifest_of(config, cell.dataset)
-    attribute = attribute_of(config, method)
-    artifact, where = _artifact(store, config, method, cell, fitted, recorded)
-    if artifact is not None:
-        where_from = getattr(method, "artifact", None) or f"{store.root}/{where}"
-        check(
-            artifact,
-            files.d_model(folder),
-            files.n_layers(folder),
-            spec.digest,
-            spec.name,
-            str(where_from),
-        )
-    defining = _fingerprint(config, method, spec, attribute, artifact, identity)
-    record = CellRecord(cell, plain, defining, stack(config), artifact=where)
+    facts = facts_of(spec, folder)
+    place = Place(
+        store=store,
+        config=config,
+        facts=facts,
+        family=family(spec, folder),
+        model=cell.model,
+        attribute=cell.attribute,
+        fitted=fitted,
+        recorded=recorded,
+    )
+    steering = steering_of(place, key, method)
+    defining = _fingerprint(config, steering, spec, identity)
+    record = CellRecord(cell, plain, defining, stack(config), artifact=steering.where)
     task = Task(
         out=store.root,
         folder=cell.folder,
         dataset=cell.dataset,
         model=spec,
-        method=MethodSpec(key, parameters_of(method), attribute, where),
+        method=steering.spec,
         sampling=config.sampling,
         engine=config.engine,
         fingerprint=record.digest,
     )
-    return Job(config, method, dataset, identity, record, task, artifact)
+    return Job(config, steering, dataset, identity, record, task)
+
+
+def family(spec: ModelSpec, folder: Path) -> Family:
+    """The record of the model's family, from its config alone."""
+    return family_of(files.model_type(folder), spec.family)
+
+
+def facts_of(spec: ModelSpec, folder: Path) -> ModelFacts:
+    """What the model's files say of it."""
+    return ModelFacts(
+        name=spec.name,
+        digest=spec.digest,
+        d_model=files.d_model(folder),
+        n_layers=files.n_layers(folder),
+        vocab_size=files.vocab_size(folder),
+        tokenizer=files.tokenizer_digest(folder),
+    )
 
 
 def stack(config: Any) -> dict[str, Any]:
@@ -196,107 +193,19 @@ def stack(config: Any) -> dict[str, Any]:
     }
 
 
-def attribute_of(config: GenerateConfig, method: Method) -> dict[str, Any]:
-    if not method.needs_attribute:
-        return {"name": "none", "question": None, "words": [], "note": None}
-    if config.attribute.name == "none":
-        raise LmmsteerError(
-            f"method={method.name} needs an attribute.", "Name one: attribute=gender"
-        )
-    return asdict(config.attribute)
-
-
-def _artifact(
-    store: Store,
-    config: GenerateConfig,
-    method: Method,
-    cell: Cell,
-    fitted: str,
-    recorded: str | None,
-) -> tuple[Artifact | None, str | None]:
-    """The artifact of a method that has one, and its address below `out`.
-
-    One handed in from elsewhere is copied there before the first shard, so that every worker and
-    every later `resume` has it.
-    """
-    if recorded is not None:
-        return _read(store, recorded), recorded
-    handed = getattr(method, "artifact", None)
-    if handed is not None:
-        artifact = _read_handed(handed)
-        path = artifact_path(cell.model, method.name, cell.attribute)
-        return artifact, path.replace("artifact.", f"artifact-{digest_of(artifact)[:12]}.")
-    if not method.fitted:
-        return None, None
-    path = artifact_path(cell.model, fitted, cell.attribute)
-    if not store.exists(path):
-        raise MissingArtifact(
-            f"{store.root}/{path} is missing: method={method.name} is not fitted yet.",
-            f"Fit it with: {fit_command(config, method)}",
-        )
-    return _read(store, path), path
-
-
-def _read(store: Store, path: str) -> Artifact:
-    try:
-        return Artifact.from_bytes(store.read_bytes(path), f"{store.root}/{path}")
-    except OSError as error:
-        raise LmmsteerError(
-            f"{store.root}/{path} cannot be read: {error.strerror or error}.",
-            "Bring the artifact back, or choose another folder: out=FOLDER",
-        ) from error
-
-
-def fit_command(config: GenerateConfig, method: Method) -> str:
-    """The command that makes a missing artifact."""
-    fitting = "demo_fit" if config.dataset["name"] == "demo" else "DATASET"
-    model = "" if config.model.path == "demo" else f" model.path={config.model.path}"
-    return (
-        f"lmmsteer fit method={method.name} attribute={config.attribute.name}"
-        f" dataset={fitting}{model} out={config.out}"
-    )
-
-
-def _read_handed(path: str) -> Artifact:
-    try:
-        if "://" in path:
-            base, _, name = path.rpartition("/")
-            return Artifact.from_bytes(open_store(base).read_bytes(name), path)
-        return Artifact.from_bytes(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise LmmsteerError(
-            f"method.artifact={path} cannot be read: {error.strerror or error}.",
-            "Name a safetensors file with the tensor `directions`: method.artifact=FILE",
-        ) from error
-
-
 def _fingerprint(
-    config: GenerateConfig,
-    method: Method,
-    spec: ModelSpec,
-    attribute: Mapping[str, Any],
-    artifact: Artifact | None,
-    identity: Mapping[str, Any],
+    config: GenerateConfig, steering: Steering, spec: ModelSpec, identity: Mapping[str, Any]
 ) -> dict[str, Any]:
-    parameters = {
-        k: v for k, v in parameters_of(method).items() if k not in {*fit_fields(method), "artifact"}
-    }
-    words = {} if method.fitted or not method.needs_attribute else dict(attribute)
-    words.pop("note", None)
     engine = {k: v for k, v in asdict(config.engine).items() if k != "slots"}
     return {
         "model": {"digest": spec.digest, "revision": spec.revision, "dtype": spec.dtype},
-        "method": {**parameters, "artifact": digest_of(artifact) if artifact else None},
-        "attribute": words,
+        "method": steering.defining,
+        "attribute": steering.words,
         "manifest": dict(identity),
         "sampling": asdict(config.sampling),
         "engine": engine,
         "schema": SCHEMA_VERSION,
     }
-
-
-def parameters_of(method: Method) -> dict[str, Any]:
-    return {f.name: getattr(method, f.name) for f in fields(method)}
 
 
 def _check_sampling(sampling: configs.SamplingConfig) -> None:
@@ -312,18 +221,6 @@ def _check_sampling(sampling: configs.SamplingConfig) -> None:
                 f"sampling.{key}={getattr(sampling, key)} is out of range.",
                 "temperature >= 0, top_k >= 0, 0 < top_p <= 1, max_new_tokens >= 1",
             )
-
-
-def fit_fields(method: Method) -> list[str]:
-    """Parameters that act through the artifact alone: they define a fit, not an answer."""
-    if not method.fitted:
-        return []
-    return sorted({f.name for f in fields(method)} - {"name", "artifact", "alpha"})
-
-
-def digest_of(artifact: Artifact) -> str:
-    """sha256 of an artifact's bytes."""
-    return hashlib.sha256(artifact.to_bytes()).hexdigest()
 
 
 def _basename(path: str) -> str:

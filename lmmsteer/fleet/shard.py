@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from PIL import Image
 
@@ -17,7 +18,7 @@ from lmmsteer.fleet.engines import Engine, facts_of
 from lmmsteer.fleet.task import MethodSpec, Report, Task
 from lmmsteer.methods import METHODS
 from lmmsteer.methods.artifact import Artifact
-from lmmsteer.methods.base import Attribute, Context, Method
+from lmmsteer.methods.base import Attribute, Context, Features, Method
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.models.pictures import decode
 from lmmsteer.schema import RESPONSES, Picture, Request, Response, to_table
@@ -32,10 +33,11 @@ def answer(store: Store, lmm: Lmm, task: Task, part: str, engine: Engine) -> Rep
     start = time.monotonic()
     requests = manifest.read_rows(store, task.dataset, part)
     pictures = manifest.read_pictures(store, task.dataset, part)
-    method, artifact = open_method(store, task.method)
-    edit = method.edit(lmm, requests, Context(attribute_of(task.method), artifact))
     sampling = Sampling(**vars(task.sampling))
     with Decoded(pictures) as shown:
+        method, context = open_method(store, task.method)
+        features = getattr(engine, "features", None)
+        edit = method.edit(lmm, requests, _seeing(context, shown, features, task.engine.strict))
         answered = list(engine.generate(lmm, requests, shown, edit, sampling))
         broken = {image_id: error for image_id in shown if (error := shown.error(image_id))}
     responses = [_replace_broken(r, q, broken) for q, r in zip(requests, answered, strict=True)]
@@ -84,13 +86,26 @@ class Decoded(Mapping[str, Image.Image]):
         return found if isinstance(found, PictureError) else None
 
 
-def open_method(store: Store, spec: MethodSpec) -> tuple[Method, Artifact | None]:
-    """The method and, where it has one, its artifact."""
+def open_method(store: Store, spec: MethodSpec) -> tuple[Method, Context]:
+    """The method, and what its edit rests on besides the rows and their pictures."""
     method = METHODS[spec.method](**spec.parameters)
-    if spec.artifact is None:
-        return method, None
-    data = store.read_bytes(spec.artifact)
-    return method, Artifact.from_bytes(data, f"{store.root}/{spec.artifact}")
+    artifact = None
+    if spec.artifact is not None:
+        data = store.read_bytes(spec.artifact)
+        artifact = Artifact.from_bytes(data, f"{store.root}/{spec.artifact}")
+    parts = tuple(open_method(store, part) for part in spec.parts)
+    return method, Context(attribute_of(spec), artifact, parts)
+
+
+def _seeing(
+    context: Context,
+    pictures: Mapping[str, Image.Image],
+    features: Features | None,
+    alone: bool,
+) -> Context:
+    """A context, and those of its parts, with the shard's pictures."""
+    parts = tuple((m, _seeing(own, pictures, features, alone)) for m, own in context.parts)
+    return replace(context, parts=parts, pictures=pictures, features=features, alone=alone)
 
 
 def attribute_of(spec: MethodSpec) -> Attribute:

@@ -22,12 +22,16 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method of METHODS, its parameters, its attribute and where its artifact lies."""
+    """A method of METHODS, its parameters, its attribute and where its artifact lies.
+
+    parts: the methods that it is made of.
+    """
 
     method: str
     parameters: dict[str, Any]
     attribute: dict[str, Any]
     artifact: str | None = None
+    parts: tuple[MethodSpec, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,18 @@ class Artifact:
         return cls(tensors, {key: _value(key, text) for key, text in metadata.items()})
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model before its weights are loaded. tokenizer: digest of its files."""
+
+    name: str
+    digest: str
+    d_model: int
+    n_layers: int | None
+    vocab_size: int | None
+    tokenizer: str
+
+
 def _texts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (key, value if key in TEXTS else json.dumps(value, sort_keys=True))

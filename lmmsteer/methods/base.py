@@ -5,20 +5,39 @@ A method never touches the model: engines apply its edit, and nothing of it stay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from PIL import Image
+from torch import Tensor
 
 from lmmsteer.engine.edit import Edit
-from lmmsteer.methods.artifact import Artifact
-from lmmsteer.models.lmm import Lmm
-from lmmsteer.schema import Request
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.methods.artifact import Artifact, ModelFacts
+from lmmsteer.models.lmm import Lmm, PreparedPicture
+from lmmsteer.schema import Request, Response
 
 Edited = Callable[[Lmm, Edit], AbstractContextManager[Any]]
 """An engine's `edited`: the model under an edit, for the length of a `with` block."""
+
+
+Features = Callable[[Lmm, Sequence[PreparedPicture]], list[Tensor]]
+"""The picture as the decoder reads it, [tokens, d_model] each; perhaps from a cache."""
+
+
+class Answering(Protocol):
+    """An engine's `generate`, with a sampling of the engine's own choice (greedy)."""
+
+    def __call__(
+        self,
+        lmm: Lmm,
+        requests: Sequence[Request],
+        pictures: Mapping[str, Image.Image],
+        edit: Edit,
+        max_new_tokens: int,
+    ) -> Iterator[Response]: ...
 
 
 @dataclass(frozen=True)
@@ -32,10 +51,38 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method's edit may rest on besides the rows: its attribute and its artifact."""
+    """What a method's edit may rest on besides the rows.
+
+    artifact: what its fit has learned. parts: of a method made of others, each with its context.
+    pictures: RGB, by image id, decoded when they
+    are asked for. features: vision features of prepared pictures, from the engine's cache.
+    alone: nothing computed for one picture may hang on which others there are, in no bit.
+    """
 
     attribute: Attribute | None = None
     artifact: Artifact | None = None
+    parts: tuple[tuple[Method, Context], ...] = ()
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    features: Features | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a fit may learn from.
+
+    pictures: RGB, by image id. labels: what the data set says of a picture's attribute (man, woman
+    ...), by image id; a picture without a label is not in it. groups: the counterfactual set of a
+    picture, likewise. edited, answer: the engine's. say: shows a line of progress.
+    """
+
+    pictures: Mapping[str, Image.Image]
+    attribute: Attribute
+    edited: Edited
+    answer: Answering
+    labels: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -43,7 +90,8 @@ class Method:
     """Parameters of a method; subclasses say what it changes.
 
     needs_attribute: it steers away from an attribute (others run as attribute=none).
-    needs_artifact: its edit reads `context.artifact`. fitted: `fit` makes that artifact.
+    needs_artifact: its edit reads `context.artifact`. fitted: `fit` makes that artifact. applied:
+    parameters of a fitted method that act at generation, not through the artifact.
     """
 
     name: str = ""
@@ -51,17 +99,46 @@ class Method:
     needs_attribute: ClassVar[bool] = False
     needs_artifact: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
+    applied: ClassVar[frozenset[str]] = frozenset({"alpha"})
+
+    @property
+    def touches(self) -> frozenset[str]:
+        """What it changes besides prompts and logits: `residual`, `features`, `contrast`, so that
+        a family without such a thing is refused before weights are loaded."""
+        return frozenset()
+
+    @property
+    def members(self) -> Sequence[Any]:
+        """The methods that it is made of: names, or mappings with `name` and parameters."""
+        return ()
+
+    def join(self, artifacts: Sequence[Artifact]) -> Artifact:
+        """The one artifact that several files make.
+
+        Raises: LmmsteerError where this method takes one.
+        """
+        if len(artifacts) != 1:
+            raise LmmsteerError(
+                f"method={self.name} takes one artifact, not {len(artifacts)}.",
+                "Name one file: method.artifact=FILE",
+            )
+        return artifacts[0]
+
+    @property
+    def attribute_given(self) -> bool:
+        """Whether its parameters say all that it would take from an attribute."""
+        return False
+
+    def check(self, artifact: Artifact, facts: ModelFacts, where: str = "The artifact") -> None:
+        """Refuse an artifact that does not fit a model, before its weights are loaded.
+
+        Raises: LmmsteerError that names `where` and what does not fit.
+        """
 
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
         """What it changes for these rows, as data."""
         raise NotImplementedError
 
-    def fit(
-        self,
-        lmm: Lmm,
-        pictures: Mapping[str, Image.Image],
-        attribute: Attribute,
-        edited: Edited,
-    ) -> Artifact:
-        """What it learns about a model and an attribute from pictures (RGB, by image id)."""
+    def fit(self, lmm: Lmm, learning: Learning) -> Artifact:
+        """What it learns about a model and an attribute."""
         raise NotImplementedError(f"method={self.name} has nothing to fit")

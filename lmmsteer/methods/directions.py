@@ -1,4 +1,4 @@
-"""Difference in means: one candidate direction for each layer, and which of them to take.
+"""Which candidate direction to take, and how strongly: what is held out decides.
 
 Source: Ratzlaff et al. 2024 (arXiv 2411.12590), sections 3.1 and 4.1; score and guards as in
 Arditi et al. 2024 (arXiv 2406.11717).
@@ -6,78 +6,46 @@ Arditi et al. 2024 (arXiv 2406.11717).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.methods.applying import Applying
+from lmmsteer.methods.artifact import Artifact
 from lmmsteer.methods.base import Edited
+from lmmsteer.methods.extraction import BATCH, TINY, Pair, forward
 from lmmsteer.methods.words import mentions
-from lmmsteer.models.lmm import Lmm, PreparedPicture
-
-Pair = tuple[str, PreparedPicture]
-"""A prompt and the picture it is about."""
-
-BATCH = 16
-TINY = 1e-8  # Below this norm a difference is rounding; also Arditi's constant inside the logs.
+from lmmsteer.models.lmm import Lmm
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What came of ablating one layer's direction: its score (lower is better) and its side effect.
+    """What came of one layer's direction at one strength: its score (lower is better), its side
+    effect.
 
-    kl: KL(base || ablated) on neutral pairs, in nats. refused: the guard that it fails, or None.
+    kl: KL(base || steered) on neutral pairs, in nats. refused: the guard that it fails, or None.
     """
 
     layer: int
     score: float | None = None
     kl: float | None = None
     refused: str | None = None
-
-
-def difference_in_means(lmm: Lmm, bias: Sequence[Pair], standard: Sequence[Pair]) -> Tensor:
-    """a_l = mean of h_l over D_bias - mean of h_l over D_standard, for every layer l.
-
-    h_l: output of block l (resid_post) at the last prompt position. [n_layers, d_model] float64.
-    """
-    return mean_outputs(lmm, bias) - mean_outputs(lmm, standard)
-
-
-@torch.inference_mode()
-def mean_outputs(lmm: Lmm, pairs: Sequence[Pair]) -> Tensor:
-    """Mean block outputs at the last prompt position, summed in float64. [n_layers, d_model]."""
-    total = torch.zeros(lmm.n_layers, lmm.d_model, dtype=torch.float64)
-
-    def add(layer: int, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output  # [rows, tokens, d_model]
-        total[layer] += hidden[:, -1].double().sum(0).cpu()
-
-    with ExitStack() as placed:
-        for layer, block in enumerate(lmm.layers):
-            hook = block.register_forward_hook(lambda _, __, out, at=layer: add(at, out))
-            placed.callback(hook.remove)
-        for _ in _logits(lmm, pairs):
-            pass
-    return total / len(pairs)
+    alpha: float = 1.0
 
 
 @torch.inference_mode()
 def last_logits(lmm: Lmm, pairs: Sequence[Pair]) -> Tensor:
     """Logits of the first answer token. [pairs, vocab] float64."""
-    return torch.cat([logits.double().cpu() for logits in _logits(lmm, pairs)])
-
-
-def _logits(lmm: Lmm, pairs: Sequence[Pair]) -> Iterator[Tensor]:
+    found = []
     for start in range(0, len(pairs), BATCH):
         prompts, pictures = zip(*pairs[start : start + BATCH], strict=True)
-        inputs = lmm.inputs(prompts, pictures)
-        yield lmm.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+        found.append(forward(lmm, lmm.inputs(prompts, pictures)).double().cpu())
+    return torch.cat(found)
 
 
 def log_odds(logits: Tensor, targets: Sequence[int]) -> float:
@@ -114,37 +82,64 @@ def mention_rate(
     return count / len(pairs)
 
 
-def ablation_of(direction: Tensor) -> Edit:
-    """The edit that ablates one direction of any length. direction: [d_model]."""
-    unit = direction / direction.norm()
-    return Edit(residual=ResidualAblation(unit.unsqueeze(0).float()))
+def direction_of(candidates: Tensor, mean: Tensor, layer: int) -> dict[str, Tensor]:
+    """The tensors of an artifact whose direction is one layer's candidate, as a unit vector.
+
+    candidates: [n_layers, d_model]; mean: of each block's input over neutral prompts, the same.
+    """
+    unit = candidates[layer] / candidates[layer].norm()
+    return {
+        "directions": unit.unsqueeze(0).float(),
+        "candidates": candidates.float(),
+        "mean": mean.float(),
+    }
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Scores a candidate on held-out pairs, and looks at what else it changes.
+    """Scores candidates on held-out pairs, and looks at what else they change.
 
-    score_of: what is to become low, measured on the model as it stands.
+    score_of: what is to become low, measured on the model as it stands. mode: how candidates are
+    applied, as in `Applying`, at every token and layer (add: at the block that reads them).
     """
 
     lmm: Lmm
     edited: Edited
-    score_of: Any
+    score_of: Callable[[], float]
     neutral: Sequence[Pair]
     kl_max: float
     first_refused_layer: int
+    mode: str = "project"
+    say: Callable[[str], None] = lambda line: None
 
-    def candidates(self, differences: Tensor) -> list[Candidate]:
-        """Every layer's candidate, ablated at all residual points. [n_layers, d_model]."""
+    def candidates(
+        self, differences: Tensor, mean: Tensor, alphas: Sequence[float] = (1.0,)
+    ) -> list[Candidate]:
+        """Every layer's candidate at every strength. differences, mean: [n_layers, d_model]."""
         base = last_logits(self.lmm, self.neutral)
-        return [self._candidate(layer, a, base) for layer, a in enumerate(differences)]
+        found = []
+        for layer, difference in enumerate(differences):
+            if (problem := self._unfit(layer, difference)) is not None:
+                found.append(Candidate(layer, refused=problem))
+                continue
+            trial = Artifact(direction_of(differences, mean, layer), {"layer": layer})
+            found += [self._tried(trial, layer, alpha, base) for alpha in alphas]
+            self.say(f"layer {layer + 1} of {len(differences)}")
+        return found
 
-    def _candidate(self, layer: int, difference: Tensor, base: Tensor) -> Candidate:
+    def _unfit(self, layer: int, difference: Tensor) -> str | None:
         if not torch.isfinite(difference).all():
-            return Candidate(layer, refused="not finite")
+            return "not finite"
         if difference.norm() < TINY:
-            return Candidate(layer, refused="zero")
-        with self.edited(self.lmm, ablation_of(difference)):
+            return "zero"
+        if self.mode == "add" and layer == self.lmm.n_layers - 1:
+            return "no block reads it"
+        return None
+
+    def _tried(self, trial: Artifact, layer: int, alpha: float, base: Tensor) -> Candidate:
+        applying = Applying(alpha=alpha, mode=self.mode)
+        residual = applying.everywhere(trial, self.lmm.n_layers)
+        with self.edited(self.lmm, Edit(residual=residual)):
             score = self.score_of()
             kl = kl_divergence(base, last_logits(self.lmm, self.neutral))
         refused = None
@@ -152,7 +147,7 @@ class Judge:
             refused = "among the last layers"
         elif not kl <= self.kl_max:
             refused = "KL on neutral pairs"
-        return Candidate(layer, score, kl, refused)
+        return Candidate(layer, score, kl, refused, alpha)
 
 
 def select(candidates: Sequence[Candidate], kl_max: float) -> Candidate:
@@ -162,12 +157,18 @@ def select(candidates: Sequence[Candidate], kl_max: float) -> Candidate:
     """
     passed = [c for c in candidates if c.refused is None and c.score is not None]
     if passed:
-        return min(passed, key=lambda c: (c.score, c.kl, c.layer))
+        return min(passed, key=lambda c: (c.score, c.kl, c.layer, c.alpha))
     found = ", ".join(
-        f"layer {c.layer}: {c.refused}" + (f" ({c.kl:.3g})" if c.kl is not None else "")
+        f"layer {c.layer}{_at(c.alpha)}: {c.refused}"
+        + (f" ({c.kl:.3g})" if c.kl is not None else "")
         for c in candidates
     )
     raise LmmsteerError(
         f"No layer's direction passed the guards (method.kl_max={kl_max}): {found}.",
-        "Raise method.kl_max, lower method.drop_last, or give more pictures (method.images)",
+        "Raise method.kl_max, lower method.drop_last, give more pictures (method.images), or try "
+        "lower strengths (method.alphas)",
     )
+
+
+def _at(alpha: float) -> str:
+    return "" if alpha == 1 else f" at alpha {alpha:g}"

@@ -1,4 +1,4 @@
-"""The control: what ablating directions does that mean nothing."""
+"""The control: what applying directions does that mean nothing."""
 
 from __future__ import annotations
 
@@ -8,23 +8,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.methods.base import Context, Method
+from lmmsteer.methods.applying import Applying
+from lmmsteer.methods.artifact import Artifact
+from lmmsteer.methods.base import Context
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
 
 
 @dataclass(frozen=True)
-class RandomDirection(Method):
+class RandomDirection(Applying):
     """Removes k random directions, uniform over the sphere, from every residual.
 
-    Drawn on the processor from `seed`, so that they are the same for every card.
+    Drawn on the processor from `seed`, so that they are the same for every card. The control of
+    `mode=add` needs `layers`, and in alpha the length of the vector that it stands against.
     """
 
     name: str = "random_direction"
     seed: int = 0
     k: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        lacking = {
+            "method.alpha=null": self.alpha is None,
+            "method.mode=affine": self.mode == "affine",
+            "method.mode=add without method.layers": self.mode == "add" and self.layers is None,
+            "method.gate": self.gate is not None,
+        }
+        for what, asked in lacking.items():
+            if asked:
+                raise LmmsteerError(
+                    f"{what} needs an artifact, and random directions have none.",
+                    "Use method.mode=project, or method.mode=add with method.layers and alpha",
+                )
 
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
         if not 0 < self.k <= lmm.d_model:
@@ -32,7 +50,8 @@ class RandomDirection(Method):
                 f"method.k={self.k} directions do not fit a residual stream {lmm.d_model} wide.",
                 f"Set method.k between 1 and {lmm.d_model}",
             )
-        return Edit(residual=ResidualAblation(random_directions(self.seed, self.k, lmm.d_model)))
+        drawn = Artifact({"directions": random_directions(self.seed, self.k, lmm.d_model)})
+        return Edit(residual=self.residual(lmm, drawn, requests, context))
 
 
 def random_directions(seed: int, k: int, d_model: int) -> Tensor:

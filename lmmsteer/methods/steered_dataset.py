@@ -7,26 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from lmmsteer import __version__
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.methods.ablation import check_alpha, remove_artifact
+from lmmsteer.methods.applying import MODES, Applying, check_alpha, check_known
 from lmmsteer.methods.artifact import Artifact
-from lmmsteer.methods.base import Attribute, Context, Edited, Method
+from lmmsteer.methods.base import Context, Learning
 from lmmsteer.methods.directions import (
     Candidate,
     Judge,
-    Pair,
-    ablation_of,
-    difference_in_means,
+    direction_of,
     last_logits,
     log_odds,
     mention_rate,
     select,
 )
+from lmmsteer.methods.extraction import EXTRACTIONS, POSITIONS, Pair, extract, states
 from lmmsteer.methods.words import spellings
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
@@ -44,53 +44,61 @@ OPEN = (
     "What are 5 keywords that describe the characteristics of this person?",
 )
 SCORES = ("log_odds", "mentions")
-SCORE_TOKENS = 64
+ANSWER_TOKENS = 64  # Of the answers that a fit reads or counts mentions in.
 
 
 @dataclass(frozen=True)
-class SteeredDataset(Method):
-    """Ablates the difference in means between direct questions and neutral ones.
+class SteeredDataset(Applying):
+    """Ablates what tells direct questions from neutral ones, a direction of the residual stream.
 
     a = mean h(picture, question) - mean h(picture, neutral prompt), a unit vector;
-    r' = r - alpha a a^T r at every residual. One candidate for each layer; taken is the lowest
-    `score` on `held_out` pictures among those that change neutral answers by at most `kl_max` and
-    do not come from the last `drop_last` of the layers.
+    r' = r - alpha a a^T r at every residual, or what `mode` says. One candidate for each layer and
+    each of `alphas`; taken is the lowest `score` on `held_out` pictures among those that change
+    neutral answers by at most `kl_max` and do not come from the last `drop_last` of the layers.
 
     artifact: null is the fitted one. images: pictures of D_bias, and pairs of D_standard.
-    question, words: null is the attribute's. score: log_odds (of the words' tokens, at the first
-    answer position) or mentions (in greedy answers to `open_prompts`).
+    question, words: null is the attribute's. extraction: mean, pca (the paired differences' first
+    principal component) or probe (logistic regression). position: of h, prompt_last, prompt_mean
+    (the text's tokens) or response_mean (those of the greedy answers). score: log_odds (of the
+    words' tokens, at the first answer position) or mentions (in greedy answers to `open_prompts`).
+    judged_as: the mode that candidates are tried in. alphas: the strengths tried; alpha null uses
+    the one that is taken.
     Source: Ratzlaff et al. 2024 (arXiv 2411.12590), sections 3.1, 4.1 (there: 256 pictures, 10
     held out); guards of Arditi et al. 2024 (arXiv 2406.11717).
     """
 
     name: str = "steered_dataset"
     artifact: str | None = None
-    alpha: float = 1.0
     images: int = 64
     held_out: int = 10
     question: str | None = None
     words: list[str] | None = None
     neutral: list[str] = field(default_factory=lambda: list(NEUTRAL))
+    extraction: str = "mean"
     position: str = "prompt_last"
     score: str = "log_odds"
     open_prompts: list[str] = field(default_factory=lambda: list(OPEN))
     kl_max: float = 0.1
     drop_last: float = 0.2
+    judged_as: str = "project"
+    alphas: list[float] = field(default_factory=lambda: [1.0])
 
     needs_attribute: ClassVar[bool] = True
     needs_artifact: ClassVar[bool] = True
     fitted: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_alpha(self.alpha)
-        for key, value, known in (
-            ("position", self.position, ("prompt_last",)),
-            ("score", self.score, SCORES),
-        ):
-            if value not in known:
-                raise LmmsteerError(
-                    f"method.{key}={value} is not known.", f"Use method.{key}={'|'.join(known)}"
-                )
+        super().__post_init__()
+        check_known(
+            extraction=(self.extraction, EXTRACTIONS),
+            position=(self.position, POSITIONS),
+            score=(self.score, SCORES),
+            judged_as=(self.judged_as, MODES),
+        )
+        for alpha in self.alphas:
+            check_alpha(alpha, self.judged_as, "alphas")
+        if not self.alphas:
+            raise LmmsteerError("method.alphas=[] tries no strength.", "Use method.alphas=[1.0]")
 
     @property
     def pictures_needed(self) -> int:
@@ -98,26 +106,33 @@ class SteeredDataset(Method):
         return self.images + self.held_out
 
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
-        return remove_artifact(context, self.alpha)
+        return Edit(residual=self.residual(lmm, context.artifact, requests, context))
 
-    def fit(
-        self,
-        lmm: Lmm,
-        pictures: Mapping[str, Image.Image],
-        attribute: Attribute,
-        edited: Edited,
-    ) -> Artifact:
+    def fit(self, lmm: Lmm, learning: Learning) -> Artifact:
         """The direction of an attribute, from the first pictures; the last ones are held out."""
+        attribute = learning.attribute
         question = self.question or attribute.question
         words = tuple(self.words) if self.words is not None else attribute.words
-        pictures = dict(list(pictures.items())[: self.pictures_needed])
+        pictures = dict(list(learning.pictures.items())[: self.pictures_needed])
         fit_pairs, held_out = self._split(lmm, pictures)
-        differences = difference_in_means(lmm, _asked(fit_pairs, question), fit_pairs)
+        bias = self._states(lmm, learning, pictures, _asked(fit_pairs, question))
+        standard = self._states(lmm, learning, pictures, fit_pairs)
+        found = extract(self.extraction, bias[:, 1:], standard[:, 1:])
+        mean = standard[:, :-1].mean(0, dtype=torch.float64)
         score_of = self._score_of(lmm, held_out, question, words)
         first_refused = int((1 - self.drop_last) * lmm.n_layers)
-        judge = Judge(lmm, edited, score_of, held_out, self.kl_max, first_refused)
-        found = judge.candidates(differences)
-        best = select(found, self.kl_max)
+        judge = Judge(
+            lmm,
+            learning.edited,
+            score_of,
+            held_out,
+            self.kl_max,
+            first_refused,
+            self.judged_as,
+            learning.say,
+        )
+        tried = judge.candidates(found, mean, self.alphas)
+        best = select(tried, self.kl_max)
         metadata = {
             "model": lmm.name,
             "model_digest": lmm.digest,
@@ -125,12 +140,16 @@ class SteeredDataset(Method):
             "attribute": attribute.name,
             "method": self.name,
             "layer": best.layer,
+            "alpha": best.alpha,
+            "judged_as": self.judged_as,
+            "extraction": self.extraction,
             "position": self.position,
             "question": question,
             "words": list(words),
             "score": self.score,
             "score_before": score_of(),
-            "scores": [_row(candidate) for candidate in found],
+            "score_after": best.score,
+            "scores": [_row(candidate) for candidate in tried],
             "kl_max": self.kl_max,
             "drop_last": self.drop_last,
             "images": len(fit_pairs),
@@ -141,7 +160,26 @@ class SteeredDataset(Method):
             "n_layers": lmm.n_layers,
             "version": __version__,
         }
-        return Artifact(_tensors(differences, best.layer), metadata)
+        return Artifact(direction_of(found, mean, best.layer), metadata)
+
+    def _states(
+        self,
+        lmm: Lmm,
+        learning: Learning,
+        pictures: Mapping[str, Image.Image],
+        pairs: Sequence[Pair],
+    ) -> Tensor:
+        """Hidden states of the first pictures' pairs. [pairs, n_layers + 1, d_model] float32."""
+        if self.position != "response_mean":
+            return states(lmm, pairs, self.position)
+        shown = list(pictures)[: len(pairs)]
+        requests = [
+            Request(f"{at:032x}", image_id, "fit", prompt, 0)
+            for at, (image_id, (prompt, _)) in enumerate(zip(shown, pairs, strict=True))
+        ]
+        answers = learning.answer(lmm, requests, pictures, Edit(), ANSWER_TOKENS)
+        said = [list(answer.token_ids or ()) for answer in answers]
+        return states(lmm, pairs, self.position, said)
 
     def _split(
         self, lmm: Lmm, pictures: Mapping[str, Image.Image]
@@ -163,7 +201,7 @@ class SteeredDataset(Method):
         if self.score == "mentions":
             prompts = self.open_prompts
             pairs = [(prompts[at % len(prompts)], p) for at, (_, p) in enumerate(held_out)]
-            return lambda: mention_rate(lmm, pairs, words, SCORE_TOKENS)
+            return lambda: mention_rate(lmm, pairs, words, ANSWER_TOKENS)
         targets = spellings(lmm.tokenizer, words)
         if not targets:
             raise LmmsteerError(
@@ -181,16 +219,11 @@ def _asked(pairs: Sequence[Pair], question: str) -> list[Pair]:
 def _row(candidate: Candidate) -> dict[str, float | str | None]:
     return {
         "layer": candidate.layer,
+        "alpha": candidate.alpha,
         "score": candidate.score,
         "kl": candidate.kl,
         "refused": candidate.refused,
     }
-
-
-def _tensors(differences: Tensor, layer: int) -> dict[str, Tensor]:
-    chosen = ablation_of(differences[layer]).residual
-    assert chosen is not None
-    return {"directions": chosen.directions, "candidates": differences.float()}
 
 
 def _data_digest(pictures: Mapping[str, Image.Image]) -> str:

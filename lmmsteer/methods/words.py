@@ -21,6 +21,35 @@ def spellings(tokenizer: Any, words: Iterable[str]) -> list[int]:
     return [i for i, text in found if text.removeprefix(" ").casefold() in heads]
 
 
+def whole_spellings(tokenizer: Any, words: Iterable[str]) -> list[int]:
+    """As `spellings`, without phrases: their first word is no mention."""
+    return spellings(tokenizer, [word for word in words if len(word.split()) == 1])
+
+
+def sequences(tokenizer: Any, words: Iterable[str]) -> list[tuple[int, ...]]:
+    """Every spelling of a word or phrase that takes several tokens, as the tokenizer splits it.
+
+    As written, in lower case, capitalised and in capitals; at the beginning of a text, and behind
+    a space or an opening bracket in it.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for word in words:
+        text = " ".join(word.split())
+        for form in dict.fromkeys((text, text.lower(), text.capitalize(), text.upper())):
+            for before in ("", "a ", "("):
+                ids = _behind(tokenizer, before, form)
+                if len(ids) > 1:
+                    found[ids] = None
+    return list(found)
+
+
+def _behind(tokenizer: Any, before: str, text: str) -> tuple[int, ...]:
+    """The tokens of a text behind another, where they do not melt with it."""
+    anchor = tokenizer(before.rstrip(), add_special_tokens=False)["input_ids"] if before else []
+    whole = tokenizer(before + text, add_special_tokens=False)["input_ids"]
+    return tuple(whole[len(anchor) :]) if whole[: len(anchor)] == anchor else ()
+
+
 def mentions(text: str, words: Iterable[str]) -> int:
     """How often the words or phrases stand in a text, as whole words in any case."""
     spoken = WORD.findall(text.casefold())

@@ -25,7 +25,8 @@ class Family:
     first_id, last_id: names in the text config of the token that begins every input (in the place
     of the tokenizer's own) and of the one that ends an answer, where the family has such.
     from_parts: the processor is put together from tokenizer and image processor.
-    pre_norm_residual: blocks add to a residual stream that can be ablated.
+    pre_norm_residual: blocks add to a residual stream that can be ablated. picture_in_residual:
+    the picture's tokens are rows of it, in the placeholders' places.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Family:
     last_id: str = ""
     from_parts: bool = False
     pre_norm_residual: bool = True
+    picture_in_residual: bool = True
 
 
 LLAVA = Family(
@@ -68,6 +70,7 @@ MLLAMA = Family(
     template="<|image|>{bos}{prompt}",
     features=("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"),
     extras=("cross_attention_mask",),
+    picture_in_residual=False,
 )
 
 QWEN2_5_VL = Family(
@@ -115,6 +118,7 @@ BLIP = Family(
     last_id="sep_token_id",
     from_parts=True,
     pre_norm_residual=False,
+    picture_in_residual=False,
 )
 
 CLIPCAP = Family(

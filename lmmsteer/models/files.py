@@ -30,6 +30,7 @@ SETTINGS = (
     "tokenizer_config.json",
     "vocab.json",
 )
+VOCABULARY = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -175,6 +176,28 @@ def d_model(folder: Path) -> int:
 def n_layers(folder: Path) -> int:
     """Number of decoder blocks, from config.json alone."""
     return _text(folder, ("num_hidden_layers", "n_layer"), 1)
+
+
+def vocab_size(folder: Path) -> int | None:
+    """Width of the logits, from config.json alone; None where it does not say."""
+    whole = config(folder / "gpt2" if _is_clipcap(folder) else folder)
+    found = (whole.get("text_config") or {}).get("vocab_size", whole.get("vocab_size"))
+    return None if found is None else int(found)
+
+
+def model_type(folder: Path) -> str:
+    """The type of the model, by which its family is known."""
+    return "clipcap" if _is_clipcap(folder) else str(config(folder).get("model_type"))
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """sha256 over the files that say which token has which id."""
+    total = hashlib.sha256()
+    names = ("tokenizer.json",) if any(folder.rglob("tokenizer.json")) else VOCABULARY
+    for file in sorted(path for name in names for path in folder.rglob(name)):
+        with file.open("rb") as stream:
+            total.update(_sha256(stream))
+    return total.hexdigest()
 
 
 def _text(folder: Path, keys: tuple[str, ...], default: int) -> int:

@@ -5,9 +5,10 @@ Knows where the residual stream is written, not what is done to it there.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -42,13 +43,21 @@ class PreparedPicture:
     features: dict[str, Tensor]
     tokens: int
 
+    def noise(self, name: str) -> PreparedPicture:
+        """The same with standard normal noise for pixels, the same for the same name everywhere."""
+        seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+        pixels = self.features["pixel_values"]
+        drawn = torch.randn(pixels.shape, generator=torch.Generator("cpu").manual_seed(seed))
+        return replace(self, features={**self.features, "pixel_values": drawn.to(pixels.dtype)})
+
 
 @dataclass(frozen=True, eq=False)
 class Lmm:
     """A loaded model with its processor and family. Frozen in every sense: eval, no gradients.
 
     revision: the hub commit, where there is one; digest: files.digest of its folder.
-    eos_ids: tokens that end an answer, the checkpoint's own.
+    eos_ids: tokens that end an answer, the checkpoint's own. tokenizer_digest:
+    files.tokenizer_digest of its folder.
     """
 
     model: Any
@@ -60,6 +69,7 @@ class Lmm:
     device: Device
     dtype: torch.dtype
     eos_ids: tuple[int, ...]
+    tokenizer_digest: str = ""
 
     @property
     def tokenizer(self) -> Any:
@@ -85,6 +95,11 @@ class Lmm:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return int(self.model.config.get_text_config().vocab_size)
 
     @property
     def n_layers(self) -> int:
@@ -182,6 +197,27 @@ class Lmm:
         text = text.replace(placeholder, placeholder * picture_tokens, 1)
         return self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
 
+    def without_picture(self, ids: Sequence[int], stream: str) -> list[int]:
+        """Token ids as a contrast stream is shown them: see `Contrast` of engine/edit/logits.py."""
+        if stream == "removed":
+            return [token for token in ids if token != self.image_token_id]
+        if stream == "unknown":
+            unknown = self.tokenizer.unk_token_id or 0
+            return [unknown if token == self.image_token_id else token for token in ids]
+        return list(ids)
+
+    def stream_inputs(
+        self, prompt: str, picture: PreparedPicture, stream: str, said: Sequence[int] = ()
+    ) -> BatchFeature:
+        """Inputs of one row as a contrast stream is shown it, and what was said behind it."""
+        ids = self.without_picture(self.token_ids(prompt, picture.tokens), stream)
+        text = torch.tensor([[*ids, *said]])
+        features = picture.features if stream == "noise" else {}
+        batch = self._batch({"input_ids": text, "attention_mask": torch.ones_like(text)}, features)
+        if "token_type_ids" in batch:  # What is said is no part of the prompt.
+            batch["token_type_ids"][:, len(ids) :] = 1
+        return batch
+
     def inputs(
         self, prompts: Sequence[str], pictures: Sequence[Image.Image | PreparedPicture]
     ) -> BatchFeature:
@@ -201,8 +237,13 @@ class Lmm:
             for name in prepared[0].features
         }
         text = _left_padded(rows, self.tokenizer.pad_token_id)
+        return self._batch(text, features)
+
+    def _batch(self, text: dict[str, Tensor], features: dict[str, Tensor]) -> BatchFeature:
         more = {
-            n: EXTRAS[n](text["input_ids"], self.image_token_id, features) for n in self._extras
+            name: EXTRAS[name](text["input_ids"], self.image_token_id, features)
+            for name in self._extras
+            if features or name != "cross_attention_mask"
         }
         batch = BatchFeature({**text, **features, **more})
         return batch.to(self.device.torch_device(), self.dtype)
@@ -272,4 +313,5 @@ def load(
         device=device,
         dtype=chosen,
         eos_ids=eos_ids,
+        tokenizer_digest=files.tokenizer_digest(folder),
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -30,3 +32,17 @@ def follow_own_rows(model: Any) -> None:
         return made
 
     model.prepare_inputs_for_generation = mended
+
+
+@contextmanager
+def remembered_positions(model: Any) -> Iterator[None]:
+    """Calls within the `with` block begin anew; what the model remembers of a generation stays."""
+    inner = getattr(model, "model", None)
+    if not hasattr(inner, "rope_deltas"):
+        yield
+        return
+    kept, inner.rope_deltas = inner.rope_deltas, None
+    try:
+        yield
+    finally:
+        inner.rope_deltas = kept

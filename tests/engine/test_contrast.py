@@ -1,11 +1,12 @@
 """Contrast streams against the equation, by plain forward passes without a cache."""
 
+import hashlib
 import math
 
 import pytest
 import torch
 
-from lmmsteer.engine.edit import Contrast, Edit, ResidualAblation
+from lmmsteer.engine.edit import Contrast, Edit, ResidualEdit
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.shared import Shared
@@ -32,6 +33,11 @@ def last_logits(lmm, inputs, said):
     more = torch.tensor([said], dtype=torch.long)
     given = {**inputs, "input_ids": torch.cat([inputs["input_ids"], more], 1)}
     given["attention_mask"] = torch.ones_like(given["input_ids"])
+    if "cross_attention_mask" in inputs:
+        reads = inputs["cross_attention_mask"]
+        given["cross_attention_mask"] = torch.cat(
+            [reads, reads[:, -1:].expand(-1, len(said), -1, -1)], 1
+        )
     for name, new in (("mm_token_type_ids", 0), ("token_type_ids", 1)):
         if name in inputs:
             given[name] = torch.cat([inputs[name], torch.full_like(more, new)], 1)
@@ -40,8 +46,12 @@ def last_logits(lmm, inputs, said):
     return lmm.model(**given).logits[0, -1].double()
 
 
-def without(lmm, inputs, stream):
-    """The same prompt without its picture: the placeholders left out, or unknown tokens."""
+def without(lmm, inputs, stream, image_id):
+    """The same prompt without its picture: placeholders left out, unknown tokens, or noise."""
+    if stream == "noise":
+        seed = int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big")
+        shape, generator = inputs["pixel_values"].shape, torch.Generator().manual_seed(seed >> 1)
+        return {**inputs, "pixel_values": torch.randn(shape, generator=generator)}
     ids = inputs["input_ids"]
     there = ids[0] != lmm.image_token_id
     shown = ids[:, there] if stream == "removed" else ids.masked_fill(~there, 0)
@@ -58,7 +68,10 @@ def expected(lmm, request, contrast):
     said = []
     while len(said) < TOKENS:
         z = last_logits(lmm, inputs, said)
-        others = [last_logits(lmm, without(lmm, inputs, s), said) for s in contrast.streams]
+        others = [
+            last_logits(lmm, without(lmm, inputs, s, request.image_id), said)
+            for s in contrast.streams
+        ]
         mixed = (1 + contrast.alpha) * z - contrast.alpha * sum(others) / len(others)
         if contrast.beta:
             mixed[z < z.max() + math.log(contrast.beta)] = -math.inf
@@ -69,19 +82,28 @@ def expected(lmm, request, contrast):
     return said
 
 
-@pytest.mark.parametrize("strict", [False, True])
+CASES = [
+    ("llava", Contrast()),
+    ("llava", Contrast(beta=0.0, streams=("noise",))),
+    ("mllama", Contrast()),
+    ("mllama", Contrast(beta=0.0, streams=("unknown",))),
+    ("mllama", Contrast(streams=("noise",))),
+    ("qwen2_5_vl", Contrast(streams=("noise",))),
+    ("llava", Contrast(alpha=0.5, beta=0.0, streams=("removed", "unknown"))),
+    ("qwen2_5_vl", Contrast()),
+    ("paligemma", Contrast(beta=0.3)),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "contrast"),
-    [
-        ("llava", Contrast()),
-        ("llava", Contrast(alpha=0.5, beta=0.0, streams=("removed", "unknown"))),
-        ("qwen2_5_vl", Contrast()),
-        ("paligemma", Contrast(beta=0.3)),
-    ],
+    "make",
+    [lambda: Shared(7), lambda: Shared(7, strict=True), lambda: Reference(5)],
+    ids=["shared", "strict", "reference"],
 )
-def test_greedy_answers_are_those_of_the_equation_row_by_row(name, contrast, strict):
+@pytest.mark.parametrize(("name", "contrast"), CASES)
+def test_greedy_answers_are_those_of_the_equation_row_by_row(name, contrast, make):
     lmm = tiny_family_lmm(name)
-    engine = Shared(slots=7, strict=strict)  # Not a multiple of a row's slots.
+    engine = make()  # Seven slots are not a multiple of a row's.
     found = list(engine.generate(lmm, REQUESTS, PICTURES, Edit(contrast=contrast), GREEDY))
     answers = {}
     for request in REQUESTS:
@@ -91,7 +113,8 @@ def test_greedy_answers_are_those_of_the_equation_row_by_row(name, contrast, str
     assert [r.token_ids for r in found] == [answers[r.image_id, r.prompt] for r in REQUESTS]
     plain = list(Shared(slots=8).generate(lmm, REQUESTS, PICTURES, Edit(), GREEDY))
     assert [r.token_ids for r in plain] != [r.token_ids for r in found]
-    assert engine.stats.encoded == len(PICTURES)
+    if isinstance(engine, Shared):
+        assert engine.stats.encoded == len(PICTURES) * (1 + contrast.streams.count("noise"))
 
 
 def test_alpha_zero_without_a_mask_says_what_the_row_alone_would_say():
@@ -104,7 +127,7 @@ def test_alpha_zero_without_a_mask_says_what_the_row_alone_would_say():
 
 def test_directions_are_ablated_in_the_streams_too_and_slots_do_not_matter():
     lmm, sampling = tiny_family_lmm("llava"), Sampling(max_new_tokens=12)
-    residual = ResidualAblation(orthonormal(3, 1, lmm.d_model))
+    residual = ResidualEdit(orthonormal(3, 1, lmm.d_model))
     edit = Edit(residual=residual, contrast=Contrast())
     answers = [
         [r.token_ids for r in Shared(slots=n).generate(lmm, REQUESTS, PICTURES, edit, sampling)]
@@ -116,16 +139,15 @@ def test_directions_are_ablated_in_the_streams_too_and_slots_do_not_matter():
     assert [r.token_ids for r in other] != answers[0]
 
 
-@pytest.mark.parametrize("name", ["mllama", "blip", "clipcap"])
-def test_a_family_that_reads_the_picture_elsewhere_is_refused(name):
+@pytest.mark.parametrize("make", [Shared, Reference])
+@pytest.mark.parametrize("name", ["blip", "clipcap"])
+def test_a_family_that_says_nothing_without_a_picture_is_refused(name, make):
     lmm = tiny_family_lmm(name)
     with pytest.raises(LmmsteerError, match="no stream without it"):
-        list(Shared(4).generate(lmm, REQUESTS, PICTURES, Edit(contrast=Contrast()), GREEDY))
+        list(make(4).generate(lmm, REQUESTS, PICTURES, Edit(contrast=Contrast()), GREEDY))
 
 
-def test_too_few_slots_and_the_other_engine_are_refused():
+def test_too_few_slots_are_refused():
     lmm, edit = tiny_family_lmm("llava"), Edit(contrast=Contrast())
     with pytest.raises(LmmsteerError, match=r"engine\.slots=1 does not hold a row"):
         list(Shared(1).generate(lmm, REQUESTS, PICTURES, edit, GREEDY))
-    with pytest.raises(LmmsteerError, match="engine=reference has no contrast"):
-        list(Reference(4).generate(lmm, REQUESTS, PICTURES, edit, GREEDY))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualAblation, check_rows
+from lmmsteer.engine.edit import Bias, Edit, FeatureEdit, ResidualEdit, check_rows
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualAblation, check_rows
 )
 def test_directions_are_sets_of_layers_of_k_directions(shape, sets):
     drawn = torch.randn(shape)
-    edit = Edit(residual=ResidualAblation(drawn))
+    edit = Edit(residual=ResidualEdit(drawn))
     assert edit.residual.sets.shape == sets
     assert torch.equal(edit.residual.sets.flatten(), drawn.flatten())
     assert edit.residual.d_model == 8
@@ -22,9 +22,9 @@ def test_directions_are_sets_of_layers_of_k_directions(shape, sets):
 
 
 def test_each_row_has_its_set_and_without_a_list_the_first():
-    edit = Edit(residual=ResidualAblation(torch.zeros(3, 1, 8), of=(2, 0, 1)))
+    edit = Edit(residual=ResidualEdit(torch.zeros(3, 1, 8), of=(2, 0, 1)))
     assert [edit.set_of(row) for row in range(3)] == [2, 0, 1]
-    for other in (Edit(), Edit(residual=ResidualAblation(torch.zeros(1, 8)))):
+    for other in (Edit(), Edit(residual=ResidualEdit(torch.zeros(1, 8)))):
         assert (other.set_of(7), other.set_count()) == (0, 1)
 
 
@@ -45,25 +45,22 @@ def test_scale_zero_drops_a_dimension_and_a_shift_imputes_its_value():
     assert found.tolist() == [[2.0, 0.0, 5.0]]
 
 
-def test_a_bias_is_added_in_float32_and_without_one_logits_are_only_widened():
-    logits = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
-    bias = torch.tensor([1e-4, -torch.inf])
-    found = Edit(bias=bias).biased(logits)
-    assert found.dtype == torch.float32
+def test_a_bias_is_added_to_float32_logits():
+    logits, bias = torch.tensor([[1.0, 2.0]]), torch.tensor([1e-4, -torch.inf])
+    found = Bias(bias).apply(logits, torch.zeros(1, 0), None, dense=True)
     assert found.tolist() == [[pytest.approx(1.0001), -torch.inf]]
-    assert Edit().biased(logits).tolist() == [[1.0, 2.0]]
     assert logits.tolist() == [[1.0, 2.0]]
 
 
 def test_the_empty_edit_has_nothing_in_any_field():
-    assert [getattr(Edit(), field.name) for field in fields(Edit)] == [None] * len(fields(Edit))
+    assert not any(getattr(Edit(), field.name) for field in fields(Edit))
 
 
 @pytest.mark.parametrize(
     ("edit", "name"),
     [
         (Edit(prompts=("a",)), "prompts"),
-        (Edit(residual=ResidualAblation(torch.zeros(1, 8), of=(0,))), "residual.of"),
+        (Edit(residual=ResidualEdit(torch.zeros(1, 8), of=(0,))), "residual.of"),
     ],
 )
 def test_a_list_for_another_number_of_rows_is_a_mistake_that_is_named(edit, name):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lmmsteer.engine import reference
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import Edit, ResidualEdit
 from lmmsteer.engine.hooks import installed
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
@@ -50,7 +50,7 @@ def opened(name):
 def ablation(name, k):
     """k directions for a family's model, or none: as an edit, and as a matrix."""
     directions = orthonormal(k, k, tiny_family_lmm(name).d_model) if k else None
-    return directions, Edit(residual=ResidualAblation(directions) if k else None)
+    return directions, Edit(residual=ResidualEdit(directions) if k else None)
 
 
 @cache
@@ -77,7 +77,7 @@ def test_greedy_answers_of_a_mixed_batch_are_those_of_plain_transformers_row_by_
 
 @pytest.mark.parametrize("name", STEERED)
 def test_ablation_changes_answers(name):
-    edit = Edit(residual=ResidualAblation(orthonormal(1, 1, tiny_family_lmm(name).d_model)))
+    edit = Edit(residual=ResidualEdit(orthonormal(1, 1, tiny_family_lmm(name).d_model)))
     assert answers(name, edit) != answers(name)
 
 
@@ -88,7 +88,7 @@ def test_answers_do_not_depend_on_companions(name):
 
 def test_blip_is_refused_with_the_reason():
     lmm = tiny_family_lmm("blip")
-    edit = Edit(residual=ResidualAblation(orthonormal(1, 1, lmm.d_model)))
+    edit = Edit(residual=ResidualEdit(orthonormal(1, 1, lmm.d_model)))
     with pytest.raises(LmmsteerError, match="blip models has no pre-norm"), installed(lmm, edit):
         pass
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualAblation
+from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualEdit
 from lmmsteer.engine.hooks import Directions, ablate, installed, projecting
 from lmmsteer.errors import LmmsteerError, RunFailed
 from tests.engine import oracle
@@ -52,7 +52,7 @@ def test_hooks_are_the_same_as_orthogonalised_weights_the_projectors_last_linear
     batch = oracle.inputs(processor, "What is this?", photographs()["cat"])
     plain = model(**batch).logits
     by_weights = oracle.orthogonalise(model, a)(**batch).logits
-    with installed(lmm, Edit(residual=ResidualAblation(a))):
+    with installed(lmm, Edit(residual=ResidualEdit(a))):
         by_hooks = lmm.model(**lmm.inputs(["What is this?"], [photographs()["cat"]])).logits
     assert torch.allclose(by_hooks, by_weights, atol=2e-3)
     assert not torch.allclose(by_hooks, plain, atol=0.1)
@@ -61,7 +61,7 @@ def test_hooks_are_the_same_as_orthogonalised_weights_the_projectors_last_linear
 def test_every_residual_is_orthogonal_to_the_direction_while_the_edit_is_installed():
     lmm, a = tiny_lmm(), orthonormal(6, 1, tiny_lmm().d_model)
     seen = []
-    with installed(lmm, Edit(residual=ResidualAblation(a))):
+    with installed(lmm, Edit(residual=ResidualEdit(a))):
         handles = [
             point.module.register_forward_hook(
                 lambda _, __, out: seen.append(out[0] if isinstance(out, tuple) else out)
@@ -80,7 +80,7 @@ def test_no_hook_is_left_after_an_exception_and_logits_are_what_they_were():
     lmm = tiny_lmm()
     batch = lmm.inputs(["Hi"], [photographs()["cat"]])
     before = lmm.model(**batch).logits
-    edit = Edit(residual=ResidualAblation(orthonormal(7, 1, lmm.d_model)))
+    edit = Edit(residual=ResidualEdit(orthonormal(7, 1, lmm.d_model)))
 
     def fail():
         with installed(lmm, edit):
@@ -95,7 +95,7 @@ def test_no_hook_is_left_after_an_exception_and_logits_are_what_they_were():
 
 def test_an_edit_that_never_ran_is_an_error():
     lmm = tiny_lmm()
-    edit = Edit(residual=ResidualAblation(orthonormal(8, 1, lmm.d_model)))
+    edit = Edit(residual=ResidualEdit(orthonormal(8, 1, lmm.d_model)))
     with pytest.raises(RunFailed, match="not applied at 6 of 6"), installed(lmm, edit):
         pass
     assert hooks_in(lmm) == 0
@@ -103,7 +103,7 @@ def test_an_edit_that_never_ran_is_an_error():
 
 def test_an_edit_within_an_edit_is_refused_and_the_outer_one_stays_whole():
     lmm = tiny_lmm()
-    edit = Edit(residual=ResidualAblation(orthonormal(8, 1, lmm.d_model)))
+    edit = Edit(residual=ResidualEdit(orthonormal(8, 1, lmm.d_model)))
     with installed(lmm, edit):
         lmm.model(**lmm.inputs(["Hi"], [photographs()["cat"]]))
         with pytest.raises(LmmsteerError, match="still installed"), installed(lmm, edit):
@@ -113,14 +113,14 @@ def test_an_edit_within_an_edit_is_refused_and_the_outer_one_stays_whole():
 
 def test_directions_of_another_width_are_refused():
     lmm = tiny_lmm()
-    edit = Edit(residual=ResidualAblation(orthonormal(8, 1, lmm.d_model + 1)))
+    edit = Edit(residual=ResidualEdit(orthonormal(8, 1, lmm.d_model + 1)))
     with pytest.raises(LmmsteerError, match=f"is {lmm.d_model} wide"), installed(lmm, edit):
         pass
 
 
 def test_a_family_without_a_residual_stream_is_refused_with_that_reason():
     lmm = tiny_lmm()
-    edit = Edit(residual=ResidualAblation(orthonormal(8, 1, lmm.d_model)))
+    edit = Edit(residual=ResidualEdit(orthonormal(8, 1, lmm.d_model)))
     other = replace(lmm, family=replace(lmm.family, pre_norm_residual=False))
     with pytest.raises(LmmsteerError, match="no pre-norm residual stream"), installed(other, edit):
         pass
@@ -128,7 +128,7 @@ def test_a_family_without_a_residual_stream_is_refused_with_that_reason():
 
 def test_fewer_places_than_the_model_has_layers_are_an_error(monkeypatch):
     lmm = tiny_lmm()
-    edit = Edit(residual=ResidualAblation(orthonormal(8, 1, lmm.d_model)))
+    edit = Edit(residual=ResidualEdit(orthonormal(8, 1, lmm.d_model)))
     points = lmm.residual_points()[:-1]
     monkeypatch.setattr(type(lmm), "residual_points", lambda _: points)
     with pytest.raises(LmmsteerError, match="6 places of tiny"), installed(lmm, edit):
@@ -155,7 +155,7 @@ def test_a_zero_direction_and_a_zero_share_change_no_bit():
 
 
 def directions_of(sets, alpha=1.0):
-    return Directions(ResidualAblation(sets, alpha), tiny_lmm())
+    return Directions(ResidualEdit(sets, alpha), tiny_lmm())
 
 
 def test_a_layer_has_its_own_directions_or_all_have_the_same_and_a_row_its_set():
@@ -185,7 +185,7 @@ def test_slots_read_their_directions_from_memory_that_stays_while_their_number_d
 
 
 def test_loading_other_directions_keeps_the_memory_and_leaves_the_edits_own_alone():
-    first, second = (ResidualAblation(orthonormal(seed, 1, 32)) for seed in (1, 2))
+    first, second = (ResidualEdit(orthonormal(seed, 1, 32)) for seed in (1, 2))
     kept = first.directions.clone()
     directions = Directions(first, tiny_lmm())
     place = directions.of_layer(0).data_ptr()
@@ -214,7 +214,7 @@ def test_what_a_recorded_step_depends_on_is_told_apart():
 
 def test_an_edit_that_ran_may_rest_since_a_recorded_step_calls_no_hooks_until_others_are_loaded():
     lmm = tiny_lmm()
-    residual = ResidualAblation(orthonormal(8, 1, lmm.d_model))
+    residual = ResidualEdit(orthonormal(8, 1, lmm.d_model))
     known, edit = Directions(residual, lmm), Edit(residual=residual)
     with installed(lmm, edit, known=known):
         lmm.model(**lmm.inputs(["Hi"], [photographs()["cat"]]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lmmsteer.engine.cache import ROOM, growing_cache
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import Edit, ResidualEdit
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.models.lmm import load
@@ -49,7 +49,7 @@ def test_greedy_answers_are_those_of_plain_transformers_row_by_row(ablated, ends
     eos_ids = (2, ending()) if ends else (2,)
     direction = torch.nn.functional.normalize(torch.arange(32.0)[None] - 11, dim=-1)
     model, processor = oracle.plain(tiny_llava())
-    edit = Edit(residual=ResidualAblation(direction)) if ablated else Edit()
+    edit = Edit(residual=ResidualEdit(direction)) if ablated else Edit()
     if ablated:
         oracle.hook_ablation(model, direction)
     found = answers(rows(), edit, lmm=replace(tiny_lmm(), eos_ids=eos_ids))

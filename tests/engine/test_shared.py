@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from lmmsteer.demo.people import counterfactual_sets, draw
 from lmmsteer.engine import prefill
-from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualAblation
+from lmmsteer.engine.edit import Bias, Edit, FeatureEdit, ResidualEdit
 from lmmsteer.engine.pictures import FeatureCache
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
@@ -122,7 +122,7 @@ def test_no_shape_order_length_or_mix_of_directions_changes_an_answer(name, shap
     order = [rng.randrange(len(family_rows())) for _ in range(rng.randrange(1, 25))]
     of = tuple(rng.randrange(len(sets)) for _ in order)
     lengths = [rng.randrange(1, NEW + 1) for _ in order]
-    edit = Edit(residual=ResidualAblation(sets, of=of))
+    edit = Edit(residual=ResidualEdit(sets, of=of))
     engine = Shared(shape.slots)
     with pytest.MonkeyPatch.context() as during:
         during.setattr("lmmsteer.engine.shared.shape_of", lambda *_: shape)
@@ -135,7 +135,7 @@ def test_no_shape_order_length_or_mix_of_directions_changes_an_answer(name, shap
             ]
             assert found == wanted
             order, of, lengths = order[::-1], of[::-1], lengths[::-1]
-            edit = Edit(residual=ResidualAblation(sets, of=of))
+            edit = Edit(residual=ResidualEdit(sets, of=of))
 
 
 def family_rows():
@@ -149,7 +149,7 @@ def family_sets(name):
 
 @cache
 def family_answers(name, which):
-    edit = Edit(residual=ResidualAblation(family_sets(name)[which]))
+    edit = Edit(residual=ResidualEdit(family_sets(name)[which]))
     return tokens(Reference(8), family_rows(), edit, lmm=tiny_family_lmm(name), lengths=[NEW] * 8)
 
 
@@ -158,22 +158,22 @@ def test_a_picture_may_come_back_after_more_others_than_are_prepared_ahead():
     ids = list(pictures)[:20]
     requests = rows(ids, PROMPTS[1:2]) * 2
     sets = torch.stack([torch.zeros(1, 32), direction()])
-    edit = Edit(residual=ResidualAblation(sets, of=(0,) * 20 + (1,) * 20))
+    edit = Edit(residual=ResidualEdit(sets, of=(0,) * 20 + (1,) * 20))
     engine = Shared(8)
     found = tokens(engine, requests, edit, pictures=pictures)
     assert found[:20] == tokens(Reference(8), requests[:20], pictures=pictures)
-    steered = Edit(residual=ResidualAblation(direction()))
+    steered = Edit(residual=ResidualEdit(direction()))
     assert found[20:] == tokens(Reference(8), requests[:20], steered, pictures=pictures)
     assert engine.stats.encoded == 20
 
 
 NOTHING = {
     "the empty edit": Edit(),
-    "alpha 0": Edit(residual=ResidualAblation(direction(), alpha=0.0)),
-    "a zero direction": Edit(residual=ResidualAblation(torch.zeros(1, 32))),
-    "zero directions by row": Edit(residual=ResidualAblation(torch.zeros(2, 2, 32), of=(0, 1) * 6)),
+    "alpha 0": Edit(residual=ResidualEdit(direction(), alpha=0.0)),
+    "a zero direction": Edit(residual=ResidualEdit(torch.zeros(1, 32))),
+    "zero directions by row": Edit(residual=ResidualEdit(torch.zeros(2, 2, 32), of=(0, 1) * 6)),
     "features as they are": Edit(features=FeatureEdit(torch.ones(32), torch.zeros(32))),
-    "no bias": Edit(bias=torch.zeros(400)),
+    "no bias": Edit(rules=(Bias(torch.zeros(400)),)),
     "the same prompts": Edit(prompts=tuple(r.prompt for r in rows())),
 }
 
@@ -185,11 +185,11 @@ def test_an_edit_that_changes_nothing_gives_the_unsteered_tokens(engine, edit):
 
 
 def test_a_share_of_a_direction_is_removed_as_the_reference_engine_removes_it():
-    edit = Edit(residual=ResidualAblation(direction(), alpha=0.5))
+    edit = Edit(residual=ResidualEdit(direction(), alpha=0.5))
     half = tokens(Shared(5), edit=edit)
     assert half == tokens(Reference(5), edit=edit)
     assert half != unsteered()
-    assert half != tokens(Shared(5), edit=Edit(residual=ResidualAblation(direction())))
+    assert half != tokens(Shared(5), edit=Edit(residual=ResidualEdit(direction())))
 
 
 def test_other_prompts_are_shown_and_keep_the_rows_noise():
@@ -208,7 +208,7 @@ def test_an_edit_is_what_it_was_after_another_has_run_on_the_same_engine(sets):
     made = []
     for seed in (1, 2):
         directions = torch.stack([direction(seed + 10 * n) for n in range(sets)])
-        made.append(Edit(residual=ResidualAblation(directions, of=of)))
+        made.append(Edit(residual=ResidualEdit(directions, of=of)))
     expected = [tokens(Shared(5), edit=edit) for edit in made]
     before = [edit.residual.directions.clone() for edit in made]
     assert [tokens(engine, edit=made[at]) for at in (0, 1, 0)] == [*expected, expected[0]]
@@ -218,18 +218,19 @@ def test_an_edit_is_what_it_was_after_another_has_run_on_the_same_engine(sets):
 
 def test_a_bias_is_what_it_was_after_another_has_run_on_the_same_engine():
     engine = Shared(5)
-    made = [Edit(bias=3 * torch.randn(400, generator=torch.manual_seed(at))) for at in range(2)]
+    drawn = [3 * torch.randn(400, generator=torch.manual_seed(at)) for at in range(2)]
+    made = [Edit(rules=(Bias(bias),)) for bias in drawn]
     expected = [tokens(Shared(5), edit=edit) for edit in made]
-    before = [edit.bias.clone() for edit in made]
+    before = [bias.clone() for bias in drawn]
     assert [tokens(engine, edit=made[at]) for at in (0, 1, 0)] == [*expected, expected[0]]
-    assert all(torch.equal(edit.bias, bias) for edit, bias in zip(made, before, strict=True))
+    assert all(torch.equal(new, old) for new, old in zip(drawn, before, strict=True))
     assert tokens(engine) == unsteered()
 
 
 @pytest.mark.parametrize("of", [(0,), (0,) * 13])
 @pytest.mark.parametrize("engine", [Shared, Reference])
 def test_sets_for_another_number_of_rows_are_refused(engine, of):
-    edit = Edit(residual=ResidualAblation(torch.stack([direction()] * 2), of=of))
+    edit = Edit(residual=ResidualEdit(torch.stack([direction()] * 2), of=of))
     with pytest.raises(ValueError, match=r"residual\.of has"):
         run(engine(5), edit=edit)
 
@@ -371,7 +372,7 @@ def test_each_picture_is_encoded_once_each_prefix_and_each_suffix_computed_once(
     assert engine.stats.busy == 36 * (NEW - 1)
     assert 36 * (NEW - 1) / 6 <= engine.stats.steps < 36 * (NEW - 1) / 6 + NEW
     of = tuple(at % 2 for at in range(36))
-    edit = Edit(residual=ResidualAblation(torch.stack([direction(1), direction(2)]), of=of))
+    edit = Edit(residual=ResidualEdit(torch.stack([direction(1), direction(2)]), of=of))
     run(engine, requests, edit)
     # Both sets meet every picture and every prompt: 8 prefixes, 24 suffixes; the tower rests.
     assert (engine.stats.encoded, engine.stats.prefixes, engine.stats.suffixes) == (0, 8, 24)

@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualAblation
+from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualEdit
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.shape import Shape
@@ -85,7 +85,7 @@ def test_each_pictures_rows_are_ablated_along_its_own_direction(name, engine):
     third = orthonormal(7, 1, d_model)
     sets = torch.stack([torch.zeros(1, d_model), ablation(name, 1)[0], third])
     of = tuple(PICTURES.index(r.image_id) for r in rows())
-    edit = Edit(residual=ResidualAblation(sets, of=of))
+    edit = Edit(residual=ResidualEdit(sets, of=of))
     last = by_oracle(name, rows()[6:], lambda p: oracle.hook_ablation(p.model, third, p.blocks()))
     found = told(engine(4), name, edit)
     assert found == [*expected(name, 0)[:3], *expected(name, 1)[3:6], *last]
@@ -102,7 +102,7 @@ def test_each_layer_is_ablated_along_its_own_directions_picture_by_picture(name)
         ]
     )
     requests = [rows()[at] for at in (0, 3, 1, 4)]
-    edit = Edit(residual=ResidualAblation(sets, of=(0, 1, 0, 1)))
+    edit = Edit(residual=ResidualEdit(sets, of=(0, 1, 0, 1)))
 
     def place(of_layers):
         def hooks(plain):
@@ -163,7 +163,7 @@ def test_a_feature_edit_is_refused_where_there_is_no_projector(engine):
 def test_directions_are_refused_where_there_is_no_residual_stream(engine):
     directions = orthonormal(1, 1, tiny_family_lmm("blip").d_model)
     with pytest.raises(LmmsteerError, match="no pre-norm residual stream"):
-        told(engine(3), "blip", Edit(residual=ResidualAblation(directions)))
+        told(engine(3), "blip", Edit(residual=ResidualEdit(directions)))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -285,7 +285,7 @@ def wide():
 def test_capped_scores_are_those_of_plain_transformers(k):
     lmm, plain = load("wide", str(wide())), oracle.family_oracle("paligemma2", wide())
     directions = orthonormal(k, k, lmm.d_model) if k else None
-    edit = Edit(residual=None if directions is None else ResidualAblation(directions))
+    edit = Edit(residual=None if directions is None else ResidualEdit(directions))
     if directions is not None:
         oracle.hook_ablation(plain.model, directions, plain.blocks())
     wanted = [plain.greedy(r.prompt, photographs()[r.image_id], NEW) for r in rows()]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmmsteer.engine import slots as module
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import Bias, Edit, ResidualEdit
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.rows import Group, Place, Ready, Row, Suffix
 from lmmsteer.engine.sampling import Sampling
@@ -37,7 +37,8 @@ class Recorded(module.Captured):
         tensors = [store for pair in pairs for store in pair]
         tensors += [*made.lanes.cross.values(), made.lanes.lengths, *self.state]
         tensors += [made._groups.rows, made._groups.back]
-        tensors += [] if made.edit.bias is None else [made.edit.bias]
+        tensors += made.rules.memories + [x for x in made.rules.numbers if x is not None]
+        tensors += [rule.bias for rule in made.rules.rules if isinstance(rule, Bias)]
         return [tensor.data_ptr() for tensor in tensors]
 
     def _record(self):
@@ -97,7 +98,7 @@ def test_recorded_steps_give_the_answers_of_plain_transformers(name, card):
 
 def test_directions_of_one_structure_are_exchanged_under_a_recorded_step(card):
     lmm, engine = tiny_family_lmm("llava"), Shared(5)
-    first, second = (Edit(residual=ResidualAblation(orthonormal(s, 1, 32))) for s in (1, 2))
+    first, second = (Edit(residual=ResidualEdit(orthonormal(s, 1, 32))) for s in (1, 2))
     wanted = [told(Reference(9), lmm, edit) for edit in (first, second)]
     assert told(engine, lmm, first) == wanted[0]
     before = card["recorded"]
@@ -105,14 +106,15 @@ def test_directions_of_one_structure_are_exchanged_under_a_recorded_step(card):
     assert card["recorded"] == before
     sets = torch.stack([e.residual.directions for e in (first, second)])
     for of in ((0, 1) * 4 + (0,), (1, 1, 0) * 3):
-        mixed = told(engine, lmm, Edit(residual=ResidualAblation(sets, of=of)))
+        mixed = told(engine, lmm, Edit(residual=ResidualEdit(sets, of=of)))
         assert mixed == [wanted[which][row] for row, which in enumerate(of)]
 
 
 def test_a_bias_is_exchanged_under_a_recorded_step(card):
     lmm, engine = tiny_family_lmm("llava"), Shared(5)
     for seed in range(2):
-        edit = Edit(bias=3 * torch.randn(400, generator=torch.Generator().manual_seed(seed)))
+        bias = 3 * torch.randn(400, generator=torch.Generator().manual_seed(seed))
+        edit = Edit(rules=(Bias(bias),))
         before = card["recorded"]
         assert told(engine, lmm, edit) == told(Reference(9), lmm, edit)
     assert card["recorded"] == before

@@ -9,7 +9,7 @@ import torch
 from PIL import ImageOps
 
 from lmmsteer.engine import attention, prefill, slots, works
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import Edit, ResidualEdit
 from lmmsteer.engine.sampling import Sampling, row_keys
 from lmmsteer.engine.selftest import check_strict
 from lmmsteer.engine.shape import shape_of
@@ -101,7 +101,7 @@ def test_steered_logits_are_equal_bit_by_bit_whatever_sets_the_companions_have(n
     of = {r.row_id: at % 3 for at, r in enumerate(requests)}
 
     def run(part):
-        edit = Edit(residual=ResidualAblation(sets, of=tuple(of[r.row_id] for r in part)))
+        edit = Edit(residual=ResidualEdit(sets, of=tuple(of[r.row_id] for r in part)))
         return bits(monkeypatch, engine, part, lmm, edit)
 
     whole = run(requests)

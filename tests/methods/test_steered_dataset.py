@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from lmmsteer.engine.reference import Reference
+from lmmsteer.engine.sampling import Sampling
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods import METHODS
 from lmmsteer.methods.artifact import check
-from lmmsteer.methods.base import Attribute
+from lmmsteer.methods.base import Attribute, Context, Learning
 from lmmsteer.methods.directions import Candidate, kl_divergence, log_odds, select
 from lmmsteer.methods.words import mentions, spellings
 from lmmsteer.models.lmm import load
@@ -31,9 +32,14 @@ def lmm(folder):
     return load("tiny", str(folder))
 
 
+def answer(lmm, requests, pictures, edit, max_new_tokens):
+    sampling = Sampling(temperature=0, max_new_tokens=max_new_tokens)
+    return Reference().generate(lmm, requests, pictures, edit, sampling)
+
+
 def fit(lmm, **parameters):
     method = METHODS["steered_dataset"](**{"held_out": HELD_OUT, "kl_max": 1e9, **parameters})
-    return method, method.fit(lmm, PICTURES, GENDER, Reference().edited)
+    return method, method.fit(lmm, Learning(PICTURES, GENDER, Reference().edited, answer))
 
 
 def last_states(model, processor, prompt, picture):
@@ -58,6 +64,8 @@ def test_candidates_are_the_difference_in_means_of_block_outputs(folder, lmm):
     assert torch.allclose(found, expected, atol=1e-3)
     chosen = artifact.tensors["candidates"][artifact.metadata["layer"]]
     assert torch.allclose(artifact.tensors["directions"][0], chosen / chosen.norm(), atol=1e-6)
+    mean = torch.stack(neutral).mean(0)[:LAYERS]
+    assert torch.allclose(artifact.tensors["mean"], mean, atol=1e-3)
 
 
 @torch.no_grad()
@@ -148,8 +156,96 @@ def test_too_few_pictures_or_words_without_a_token_are_refused(lmm):
         fit(lmm, words=["xylophone"])
 
 
-@pytest.mark.parametrize("wrong", [{"position": "eoi"}, {"score": "vibes"}])
-def test_an_unknown_position_or_score_is_refused(wrong):
+def held_out_log_odds(model, processor, lmm):
+    targets = spellings(lmm.tokenizer, GENDER.words)
+    found = []
+    for picture in list(PICTURES.values())[-HELD_OUT:]:
+        batch = oracle.inputs(processor, GENDER.question, picture)
+        p = model(**batch).logits[0, -1].double().softmax(-1)[targets].sum()
+        found.append((p / (1 - p)).log())
+    return float(torch.stack(found).mean())
+
+
+@torch.no_grad()
+def test_every_strength_is_scored_and_alpha_null_uses_the_lowest_allowed(folder, lmm):
+    method, artifact = fit(lmm, alphas=[0.25, 1.0], alpha=None)
+    about = artifact.metadata
+    tried = [(row["layer"], row["alpha"]) for row in about["scores"]]
+    assert tried == [(layer, alpha) for layer in range(LAYERS) for alpha in (0.25, 1.0)]
+    allowed = [row for row in about["scores"] if not row["refused"]]
+    best = min(allowed, key=lambda row: row["score"])
+    assert (about["layer"], about["alpha"]) == (best["layer"], best["alpha"])
+    assert about["score_after"] == best["score"]
+    edit = method.edit(lmm, [], Context(artifact=artifact))
+    assert edit.residual.alpha == best["alpha"]
+
+    candidate = artifact.tensors["candidates"][1]
+    model, processor = oracle.plain(folder)
+    # 1 - 0.25 a a^T, as a projection of a shorter direction.
+    oracle.hook_ablation(model, (0.5 * candidate / candidate.norm())[None])
+    row = about["scores"][tried.index((1, 0.25))]
+    assert row["score"] == pytest.approx(held_out_log_odds(model, processor, lmm), abs=0.01)
+
+
+def test_a_guard_can_leave_nothing_but_a_lower_strength(lmm):
+    rows = fit(lmm, alphas=[0.05, 1.0])[1].metadata["scores"]
+    weak = max(row["kl"] for row in rows if row["alpha"] == 0.05)
+    strong = min(row["kl"] for row in rows if row["alpha"] == 1.0)
+    assert weak < strong
+    _, artifact = fit(lmm, alphas=[0.05, 1.0], kl_max=(weak + strong) / 2)
+    assert artifact.metadata["alpha"] == 0.05
+
+
+@torch.no_grad()
+def test_candidates_judged_as_additions_are_added_behind_their_block(folder, lmm):
+    method, artifact = fit(lmm, judged_as="add", alphas=[-2.0], mode="add", alpha=None)
+    row = artifact.metadata["scores"][2]
+    candidate = artifact.tensors["candidates"][2]
+    model, processor = oracle.plain(folder)
+
+    def after(_, __, out):
+        if isinstance(out, tuple):
+            return (out[0] - 2 * candidate, *out[1:])
+        return out - 2 * candidate
+
+    model.model.language_model.layers[2].register_forward_hook(after)
+    assert row["score"] == pytest.approx(held_out_log_odds(model, processor, lmm), abs=0.01)
+    assert artifact.metadata["scores"][-1]["refused"] == "no block reads it"
+    layer = artifact.metadata["layer"]
+    shift = method.edit(lmm, [], Context(artifact=artifact)).residual.shifts[0, layer + 1]
+    assert torch.allclose(shift, -2 * artifact.tensors["candidates"][layer], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"extraction": "pca"},
+        {"extraction": "probe"},
+        {"position": "prompt_mean"},
+        {"position": "response_mean"},
+    ],
+)
+def test_every_extraction_and_position_makes_directions_of_its_own(lmm, other):
+    _, artifact = fit(lmm, images=5, **other)
+    check(artifact, lmm.d_model, lmm.n_layers, lmm.digest, lmm.name)
+    key, value = next(iter(other.items()))
+    assert artifact.metadata[key] == value
+    candidates = fit(lmm, images=5)[1].tensors["candidates"]
+    assert not torch.allclose(artifact.tensors["candidates"], candidates, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"position": "eoi"},
+        {"score": "vibes"},
+        {"extraction": "sae"},
+        {"judged_as": "rotate"},
+        {"alphas": []},
+        {"alphas": [1.5]},
+    ],
+)
+def test_an_unknown_position_or_score_or_strength_is_refused(wrong):
     with pytest.raises(LmmsteerError, match=f"method.{next(iter(wrong))}="):
         METHODS["steered_dataset"](**wrong)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lmmsteer.engine import shared as engine
 from lmmsteer.engine.benchmark import memory
 from lmmsteer.engine.benchmark.workload import Workload, batches
-from lmmsteer.engine.edit import Edit, ResidualAblation
+from lmmsteer.engine.edit import Edit, ResidualEdit
 from lmmsteer.engine.reference import Reference
 from lmmsteer.errors import RunFailed
 from lmmsteer.models.lmm import Lmm
@@ -102,14 +102,14 @@ def _tokens(response: Any) -> list[int]:
 
 def edit_of(directions: Tensor | None) -> Edit:
     """One set of directions for all rows, or nothing. directions: [k, d_model]."""
-    return Edit() if directions is None else Edit(residual=ResidualAblation(directions))
+    return Edit() if directions is None else Edit(residual=ResidualEdit(directions))
 
 
 def edit_by_picture(directions: Tensor, work: Workload) -> Edit:
     """One direction for each picture. directions: [pictures, d_model]."""
     places = {image_id: at for at, image_id in enumerate(work.pictures)}
     of = tuple(places[request.image_id] for request in work.requests)
-    return Edit(residual=ResidualAblation(directions.unsqueeze(1), of=of))
+    return Edit(residual=ResidualEdit(directions.unsqueeze(1), of=of))
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,6 @@ class Decoding:
             return len(ids)
         return len(ids) - list(reversed(ids)).index(lmm.image_token_id)
 
-    def contrasted(self, lmm: Lmm, ids: Sequence[int], stream: str) -> tuple[int, ...]:
-        """A prefix as a contrast stream is shown it: see engine/edit.py, `Contrast`."""
-        if stream == "removed":
-            return tuple(token for token in ids if token != lmm.image_token_id)
-        unknown = lmm.tokenizer.unk_token_id or 0
-        return tuple(unknown if token == lmm.image_token_id else token for token in ids)
-
     def prefix(
         self,
         lmm: Lmm,
@@ -103,8 +96,13 @@ class Decoding:
         """The position of the first token behind a prefix. ids: the prefix's."""
         return len(ids)
 
-    def behind(self, lmm: Lmm, ids: Tensor, positions: Tensor) -> dict[str, Any]:
-        """The decoder's arguments for tokens behind a prefix. ids, positions: [rows, tokens]."""
+    def behind(
+        self, lmm: Lmm, ids: Tensor, positions: Tensor, blind: Tensor | None = None
+    ) -> dict[str, Any]:
+        """The decoder's arguments for tokens behind a prefix. ids, positions: [rows, tokens].
+
+        blind: [rows], True for a contrast stream whose prefix is without its picture.
+        """
         return {"input_ids": ids, "position_ids": positions}
 
     def logits(self, lmm: Lmm, hidden: Tensor) -> Tensor:

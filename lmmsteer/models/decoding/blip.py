@@ -61,7 +61,9 @@ class Blip(Decoding):
     def valid(self, lmm: Lmm, picture: PreparedPicture) -> int:
         return int(lmm.model.vision_model.embeddings.num_positions)
 
-    def behind(self, lmm: Lmm, ids: Tensor, positions: Tensor) -> dict[str, Any]:
+    def behind(
+        self, lmm: Lmm, ids: Tensor, positions: Tensor, blind: Tensor | None = None
+    ) -> dict[str, Any]:
         width = lmm.model.config.vision_config.hidden_size
         nothing = torch.zeros(len(ids), 1, width, device=ids.device, dtype=lmm.dtype)
         return self._arguments(ids, positions, nothing)

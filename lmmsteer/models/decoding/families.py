@@ -36,7 +36,9 @@ class Qwen(Decoding):
     def start(self, lmm: Lmm, ids: Sequence[int], picture: PreparedPicture) -> int:
         return int(self._positions(lmm, torch.tensor([list(ids)]), [picture]).max()) + 1
 
-    def behind(self, lmm: Lmm, ids: Tensor, positions: Tensor) -> dict[str, Any]:
+    def behind(
+        self, lmm: Lmm, ids: Tensor, positions: Tensor, blind: Tensor | None = None
+    ) -> dict[str, Any]:
         return {"input_ids": ids, "position_ids": positions.expand(3, *positions.shape)}
 
     def _positions(self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]) -> Tensor:
@@ -92,9 +94,11 @@ class PaliGemma(Decoding):
 
 
 class Mllama(Decoding):
-    """The picture is read by cross-attention layers; its keys do not hang on the text."""
+    """The picture is read by cross-attention layers; its keys do not hang on the text.
 
-    contrasts = False
+    A stream without its picture has none of these layers: it reads no keys there, which leaves the
+    attention's output zero, and the row mask leaves their MLPs out.
+    """
 
     def cross_layers(self, lmm: Lmm) -> frozenset[int]:
         return frozenset(lmm.model.config.get_text_config().cross_attention_layers)
@@ -114,6 +118,9 @@ class Mllama(Decoding):
         pictures: Sequence[PreparedPicture],
         features: Sequence[Tensor],
     ) -> dict[str, Any]:
+        if not features:
+            positions = self.prefix_positions(lmm, ids, pictures)
+            return self.behind(lmm, ids, positions, torch.ones(len(ids), device=ids.device) > 0)
         tiles = {"aspect_ratio_mask": torch.cat([_tiles(picture) for picture in pictures])}
         reads = cross_attention_mask(ids.cpu(), lmm.image_token_id, tiles).to(ids.device)
         mask, row_mask = _prepare_cross_attention_mask(reads, _patches(lmm), lmm.dtype)  # type: ignore[arg-type]
@@ -123,6 +130,16 @@ class Mllama(Decoding):
             "cross_attention_states": torch.stack(list(features)),
             "cross_attention_mask": mask,
             "full_text_row_masked_out_mask": row_mask,
+        }
+
+    def behind(
+        self, lmm: Lmm, ids: Tensor, positions: Tensor, blind: Tensor | None = None
+    ) -> dict[str, Any]:
+        seeing = None if blind is None else (~blind)[:, None, None, None].to(lmm.dtype)
+        return {
+            "input_ids": ids,
+            "position_ids": positions,
+            "full_text_row_masked_out_mask": seeing,
         }
 
     def valid(self, lmm: Lmm, picture: PreparedPicture) -> int:

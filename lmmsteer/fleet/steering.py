@@ -1,0 +1,260 @@
+"""A method with all that its edit rests on: parameters, attribute, artifacts; checked, not loaded.
+
+Methods that are made of others (`compose`, `ala_cross`) have theirs as parts, each resolved alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmmsteer import config as configs
+from lmmsteer.config import AttributeConfig, GenerateConfig
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet.task import MethodSpec
+from lmmsteer.methods import METHODS
+from lmmsteer.methods.artifact import Artifact, ModelFacts
+from lmmsteer.methods.base import Method
+from lmmsteer.models.decoding import DECODING
+from lmmsteer.models.families import Family
+from lmmsteer.store import Store, open_store
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+NONE = {"name": "none", "question": None, "words": [], "note": None}
+
+
+class MissingArtifact(LmmsteerError):
+    """A fitted method whose artifact is not there yet; its mend is the fit command."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A method of a cell. where: its artifact's address below `out`."""
+
+    key: str
+    method: Method
+    attribute: Mapping[str, Any]
+    artifact: Artifact | None = None
+    where: str | None = None
+    parts: tuple[Steering, ...] = ()
+
+    @property
+    def spec(self) -> MethodSpec:
+        """What a worker is told of it."""
+        return MethodSpec(
+            self.key,
+            parameters_of(self.method),
+            dict(self.attribute),
+            self.where,
+            tuple(part.spec for part in self.parts),
+        )
+
+    @property
+    def handed(self) -> Iterator[tuple[str, Artifact]]:
+        """Artifacts and their addresses, its own and its parts'."""
+        if self.artifact is not None and self.where is not None:
+            yield self.where, self.artifact
+        for part in self.parts:
+            yield from part.handed
+
+    @property
+    def defining(self) -> dict[str, Any]:
+        """What of it defines the answers."""
+        hidden = {*fit_fields(self.method), "artifact"}
+        found = {k: v for k, v in parameters_of(self.method).items() if k not in hidden}
+        found["artifact"] = digest_of(self.artifact) if self.artifact else None
+        if self.parts:
+            found["parts"] = [{**p.defining, "attribute": p.words} for p in self.parts]
+        return found
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What of the attribute defines the answers: nothing, where it acts through an artifact."""
+        if self.method.fitted or not self.method.needs_attribute:
+            return {}
+        return {key: value for key, value in self.attribute.items() if key != "note"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a method's artifact is looked for. cell: names of its folder's parts."""
+
+    store: Store
+    config: GenerateConfig
+    facts: ModelFacts
+    family: Family
+    model: str
+    attribute: str
+    fitted: str
+    recorded: str | None = None
+
+
+def method_of(config: GenerateConfig) -> tuple[str, Method]:
+    """The method's key in METHODS (`method.uses`, else its name) and its dataclass, typed."""
+    return _typed(dict(config.method), "method")
+
+
+def _typed(values: dict[str, Any], group: str) -> tuple[str, Method]:
+    key = values.pop("uses", None) or values.get("name")
+    if key not in METHODS:
+        known = ", ".join(sorted(METHODS))
+        raise LmmsteerError(f"{group}={key} is unknown.", f"Known methods: {known}")
+    return key, configs.typed(values, METHODS[key], group)
+
+
+def steering_of(place: Place, key: str, method: Method) -> Steering:
+    """A method with its attribute and artifacts, refused where it cannot work on this model."""
+    check_family(method, place.family, place.facts.name)
+    attribute = attribute_of(place.config, method)
+    parts = tuple(_part(place, at, given) for at, given in enumerate(method.members))
+    artifact, where = _artifact(place, key, method)
+    if artifact is not None:
+        named = getattr(method, "artifact", None) or f"{place.store.root}/{where}"
+        method.check(artifact, place.facts, str(named))
+    return Steering(key, method, attribute, artifact, where, parts)
+
+
+def _part(place: Place, at: int, given: Any) -> Steering:
+    """A part of a composed method: a name, or a mapping with `name` and its parameters."""
+    group = f"part {at + 1} of the method"
+    values = {"name": given} if isinstance(given, str) else dict(given)
+    attribute = values.pop("attribute", None)
+    known = CONF / "method" / f"{values.get('name')}.yaml"
+    if known.is_file():
+        values = {**yaml.safe_load(known.read_text(encoding="utf-8")), **values}
+    key, method = _typed(values, group)
+    if method.members:
+        raise LmmsteerError(
+            f"{group} ({method.name}) is made of methods itself.", "List its parts one by one"
+        )
+    config = place.config
+    if attribute is not None:
+        config = replace(config, attribute=_attribute(attribute))
+    name = config.attribute.name if method.needs_attribute else "none"
+    here = replace(place, config=config, attribute=name, fitted=method.name, recorded=None)
+    return steering_of(here, key, method)
+
+
+def _attribute(given: Any) -> AttributeConfig:
+    """An attribute of a part: the name of one in conf/attribute, or its keys."""
+    if isinstance(given, str):
+        file = CONF / "attribute" / f"{given}.yaml"
+        if not file.is_file():
+            known = ", ".join(sorted(f.stem for f in (CONF / "attribute").glob("*.yaml")))
+            raise LmmsteerError(f"attribute={given} is unknown.", f"Known attributes: {known}")
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return configs.typed(given, AttributeConfig, "attribute")
+
+
+def check_family(method: Method, family: Family, name: str) -> None:
+    """Refuse a method that changes what this family does not have, before weights are loaded."""
+    touches = method.touches
+    reason = ""
+    if "residual" in touches and not family.pre_norm_residual:
+        reason = "their decoder has no pre-norm residual stream"
+    elif "features" in touches and not family.projector:
+        reason = "they have no projector whose features could be edited"
+    elif "contrast" in touches and not DECODING[family.name].contrasts:
+        reason = "they say nothing without a picture"
+    elif "picture_scope" in touches and not family.picture_in_residual:
+        reason = "the picture has no tokens of its own in their residual stream"
+    if reason:
+        raise LmmsteerError(
+            f"method={method.name} does not work on {name} ({family.name} models): {reason}.",
+            "Use another method, or a model of another family",
+        )
+
+
+def attribute_of(config: GenerateConfig, method: Method) -> dict[str, Any]:
+    if not method.needs_attribute:
+        return dict(NONE)
+    if config.attribute.name == "none" and not method.attribute_given:
+        raise LmmsteerError(
+            f"method={method.name} needs an attribute.", "Name one: attribute=gender"
+        )
+    return asdict(config.attribute)
+
+
+def artifact_path(model: str, method: str, attribute: str) -> str:
+    return f"artifacts/model={model}/method={method}/attribute={attribute}/artifact.safetensors"
+
+
+def _artifact(place: Place, key: str, method: Method) -> tuple[Artifact | None, str | None]:
+    """The artifact of a method that has one, and its address below `out`.
+
+    One handed in from elsewhere is copied there before the first shard, so that every worker and
+    every later `resume` has it. What is fitted under the method's own name serves its presets too.
+    """
+    if place.recorded is not None:
+        return _read(place.store, place.recorded), place.recorded
+    handed = getattr(method, "artifact", None)
+    if handed is not None:
+        files = [handed] if isinstance(handed, str) else list(handed)
+        artifact = method.join([_read_handed(file) for file in files])
+        path = artifact_path(place.model, method.name, place.attribute)
+        return artifact, path.replace("artifact.", f"artifact-{digest_of(artifact)[:12]}.")
+    if not method.fitted:
+        return None, None
+    names = dict.fromkeys((place.fitted, key))
+    paths = [artifact_path(place.model, name, place.attribute) for name in names]
+    for path in paths:
+        if place.store.exists(path):
+            return _read(place.store, path), path
+    raise MissingArtifact(
+        f"{place.store.root}/{paths[0]} is missing: method={method.name} is not fitted yet.",
+        f"Fit it with: {fit_command(place.config, method)}",
+    )
+
+
+def _read(store: Store, path: str) -> Artifact:
+    try:
+        return Artifact.from_bytes(store.read_bytes(path), f"{store.root}/{path}")
+    except OSError as error:
+        raise LmmsteerError(
+            f"{store.root}/{path} cannot be read: {error.strerror or error}.",
+            "Bring the artifact back, or choose another folder: out=FOLDER",
+        ) from error
+
+
+def _read_handed(path: str) -> Artifact:
+    try:
+        if "://" in path:
+            base, _, name = path.rpartition("/")
+            return Artifact.from_bytes(open_store(base).read_bytes(name), path)
+        return Artifact.from_bytes(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise LmmsteerError(
+            f"method.artifact={path} cannot be read: {error.strerror or error}.",
+            "Name a safetensors file: method.artifact=FILE",
+        ) from error
+
+
+def fit_command(config: GenerateConfig, method: Method) -> str:
+    """The command that makes a missing artifact."""
+    fitting = "demo_fit" if config.dataset["name"] == "demo" else "DATASET"
+    model = "" if config.model.path == "demo" else f" model.path={config.model.path}"
+    return (
+        f"lmmsteer fit method={method.name} attribute={config.attribute.name}"
+        f" dataset={fitting}{model} out={config.out}"
+    )
+
+
+def parameters_of(method: Method) -> dict[str, Any]:
+    return {f.name: getattr(method, f.name) for f in fields(method)}
+
+
+def fit_fields(method: Method) -> list[str]:
+    """Parameters that act through the artifact alone: they define a fit, not an answer."""
+    if not method.fitted:
+        return []
+    return sorted({f.name for f in fields(method)} - {"name", "artifact", *method.applied})
+
+
+def digest_of(artifact: Artifact) -> str:
+    """sha256 of an artifact's bytes."""
+    return hashlib.sha256(artifact.to_bytes()).hexdigest()
