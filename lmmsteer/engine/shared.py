@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmmsteer.engine import attention
+from lmmsteer.engine.blocked import blocked
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions, installed
 from lmmsteer.engine.pictures import PICTURES, FeatureCache, encoded
@@ -133,6 +134,8 @@ class Shared:
         decoding, lmm = run.slots.decoding, run.lmm
         with (
             decoding.redirected(lmm, attention.NAME),
+            blocked(decoding.decoder(lmm)),
+            blocked(decoding.head(lmm)),
             installed(lmm, edit, known=directions) as placed,
         ):
             while row not in run.finished and not run.done:

@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from lmmsteer.engine.edit import Edit, FeatureEdit, ResidualEdit
+from lmmsteer.engine.edit import Bias, Edit, FeatureEdit, ResidualEdit
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.shape import Shape
@@ -178,7 +178,7 @@ def test_a_bias_is_added_to_the_logits_of_every_step(name, engine):
     wanted = by_oracle(
         name, rows()[:4], lambda _: [head.register_forward_hook(lambda _, __, z: z + bias)]
     )
-    found = told(engine(3), name, Edit(bias=bias), rows()[:4])
+    found = told(engine(3), name, Edit(rules=(Bias(bias),)), rows()[:4])
     assert found == wanted
     assert not {token for tokens in found for token in tokens} & set(said[:20])
 

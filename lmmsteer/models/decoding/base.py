@@ -15,8 +15,6 @@ from transformers.cache_utils import Cache
 
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 
-VOCABULARY_BLOCK = 1024
-
 
 class Decoding:
     """A causal decoder with the picture in its residual stream, as LLaVA's.
@@ -107,20 +105,7 @@ class Decoding:
 
     def logits(self, lmm: Lmm, hidden: Tensor) -> Tensor:
         """hidden: [rows, d_model] -> [rows, vocab]."""
-        head = self.head(lmm)
-        if hidden.device.type == "cpu" and isinstance(head, nn.Linear) and head.bias is None:
-            return _in_blocks(hidden, head.weight)
-        return head(hidden)
-
-
-def _in_blocks(hidden: Tensor, weight: Tensor) -> Tensor:
-    """hidden @ weight^T, a block of the vocabulary at a time.
-
-    The same bits, in two thirds of the time for a few rows: a processor need not pack the whole
-    weight before it begins.
-    """
-    blocks = [nn.functional.linear(hidden, part) for part in weight.split(VOCABULARY_BLOCK)]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-1)
+        return self.head(lmm)(hidden)
 
 
 @contextmanager
