@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 IMAGES ?= 120
 
-.PHONY: help demo test lint train-demo clean
+.PHONY: help demo methods test lint train-demo clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -27,6 +27,9 @@ lint: $(VENV)/installed ## ruff, pyright, the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+methods: $(VENV)/installed ## every method on the demo LMM, and their table (runs/methods)
+	VENV=$(VENV) sh lmmsteer/demo/methods.sh
 
 train-demo: $(VENV)/installed ## train the demo LMM again (see lmmsteer/demo/README.md)
 	$(BIN)/python -m lmmsteer.demo.train

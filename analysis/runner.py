@@ -16,10 +16,11 @@ from analysis.occupation import Occupation
 from analysis.sentiment import Sentiment
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap
+from analysis.vqa import Vqa
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
 
-NAMES = ("mentions", "sentiment", "occupation")
+NAMES = ("mentions", "sentiment", "occupation", "vqa")
 CLUSTERS = ("image_id", "group_id")
 
 
@@ -74,6 +75,8 @@ def _measure(
         return Mentions(cells, settings, bootstrap)
     if name == "sentiment":
         return Sentiment(settings, bootstrap)
+    if name == "vqa":
+        return Vqa(settings, bootstrap)
     return Occupation(settings, bootstrap)
 
 

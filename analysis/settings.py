@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Analysis:
     """The keys of the `analysis` config group.
 
-    name: mentions, sentiment, occupation, or all (those whose inputs are there).
+    name: mentions, sentiment, occupation, vqa, or all (those whose inputs are there).
     bigrams: CSV of annotated bigrams (bigram, attribute, freq, label); null counts every bigram.
     mode: allow (only bigrams labelled related count) or deny (all but those labelled unrelated).
     by: label column whose groups sentiment compares; null is the first there is of race, skin_tone,

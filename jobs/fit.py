@@ -36,6 +36,8 @@ def run(members: list[Member]) -> int:
 
             def on_report(item: Item, report: Report) -> None:
                 display.add(1, report.failure is not None)
+                for line in report.said:
+                    print(f"{item.label}: {line}", file=sys.stderr)
 
             failures = Driver(first.cluster, first.device, Log(store, "fit"), on_report).run(items)
     for failure in failures:

@@ -104,7 +104,7 @@ class Directions:
         self._rows = self._slots
 
     def look(self, kinds: str | Tensor) -> None:
-        """What the next call's tokens are: all of one of SCOPES, or [rows, tokens] indices of it."""
+        """What the next call's tokens are: all one of SCOPES, or its indices, [rows, tokens]."""
         if self.scope == EVERYWHERE:
             return
         if isinstance(kinds, str):

@@ -52,8 +52,8 @@ class Run:
     def _check(self, slots: Slots) -> None:
         if self.wanted > 1 and not slots.decoding.contrasts:
             raise LmmsteerError(
-                f"{self.lmm.family.name} models say nothing without a picture, so no stream without "
-                "it can be held against a row.",
+                f"{self.lmm.family.name} models say nothing without a picture, so no stream "
+                "without it can be held against a row.",
                 "Use a method without a contrast stream",
             )
         if self.wanted > min(self.shape.slots, self.shape.lanes):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,8 +22,6 @@ from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import LABELS, Picture, Request, Response
 from lmmsteer.store import Store
 
-log = logging.getLogger(__name__)
-
 
 def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
     """Fit a method on the pictures of the named parts; broken ones are left out.
@@ -42,6 +39,7 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
         raise LmmsteerError(f"No picture of {task.dataset} can be read.", "Check dataset.path.")
     engine = open_engine(task.engine)
     labels, groups = _labels(store, task)
+    said: list[str] = []
     learning = Learning(
         pictures=usable,
         attribute=shard.attribute_of(task.method),
@@ -49,12 +47,12 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
         answer=_answering(engine),
         labels=labels,
         groups=groups,
-        say=log.info,
+        say=said.append,
     )
     artifact = method.fit(lmm, learning)
     artifact = replace(artifact, metadata={**artifact.metadata, "fit": dict(task.fingerprint)})
     created = store.create(task.path, artifact.to_bytes())
-    return Report(seconds=time.monotonic() - start, created=created)
+    return Report(seconds=time.monotonic() - start, created=created, said=tuple(said))
 
 
 def _labels(store: Store, task: FitTask) -> tuple[dict[str, str], dict[str, str]]:

@@ -66,8 +66,8 @@ class FitTask:
 class Report:
     """What came of a shard or a fit.
 
-    engine: what the engine says of its run. failure: None, `model` (it cannot be loaded) or
-    `shard`.
+    engine: what the engine says of its run; said: what a fit has to say of its way. failure: None,
+    `model` (it cannot be loaded) or `shard`.
     """
 
     rows: int = 0
@@ -76,5 +76,6 @@ class Report:
     loads: tuple[str, ...] = ()
     created: bool = True
     engine: dict[str, Any] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
     failure: str | None = None
     error: str = ""

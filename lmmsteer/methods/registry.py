@@ -16,10 +16,7 @@ def class_of(given: Any) -> type[Method]:
 
     Raises: LmmsteerError for a name that is none.
     """
-    if isinstance(given, Mapping):
-        name = str(given.get("uses") or given.get("name"))
-    else:
-        name = str(given)
+    name = str(given.get("uses") or given.get("name")) if isinstance(given, Mapping) else str(given)
     for known in (name, name.partition("_")[0]):  # A preset is named after its method: ala_n.
         if known in METHODS:
             return METHODS[known]

@@ -33,8 +33,9 @@ class SteeredGradient(Method):
     question, words: null is the attribute's. loss: mse, kl (of p from the uniform distribution over
     T), column_ce (sum over T of -log p). sign: `descent` is what the paper says it wants; `printed`
     is its formula as printed, u + eps sign(grad), which lowers the targets. layer: per_layer, or
-    the index of one layer whose direction is used at all. position of h: prompt_last, or prompt_mean
-    (over the tokens that are not the picture's). scope: whose residuals, as in method=ablation.
+    the index of one layer whose direction is used at all. position of h: prompt_last, or
+    prompt_mean (over the tokens that are not the picture's). scope: whose residuals, as in
+    method=ablation.
     Llama-3.2-Vision: u is the projected cross-attention states without padding tiles.
     Source: Ratzlaff et al. 2024 (arXiv 2411.12590), sections 3.1 and 5.2.
     """

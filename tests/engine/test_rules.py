@@ -44,7 +44,7 @@ class Parity:
 
 
 class Written(LogitsProcessor):
-    """The equation, a row at a time: z' = z - lam (a - s) beta where the greedy token's |beta| >= tau."""
+    """The equation, a row at a time: z' = z - lam (a - s) beta behind the gate."""
 
     def __init__(self, prompt, beta, lam, tau, target, magnitude):
         self.prompt, self.beta, self.lam, self.tau = prompt, beta, lam, tau
@@ -105,7 +105,7 @@ def test_an_adjustment_is_the_equation_with_each_rows_own_target(name, make):
     for magnitude in (False, True):
         rule = Adjustment(beta, target, Parity(torch.tensor(1.0)), 6.0, 0.2, magnitude)
         wanted = by_generate(
-            name, lambda at, n: Written(n, beta, 6.0, 0.2, float(target[at]), magnitude)
+            name, lambda at, n, m=magnitude: Written(n, beta, 6.0, 0.2, float(target[at]), m)
         )
         assert told(name, make, Edit(rules=(rule,))) == wanted
         assert wanted != told(name, make, Edit())

@@ -131,7 +131,7 @@ def test_one_layers_direction_is_that_of_all_layers_and_the_pass_ends_there(fami
     hook.remove()
     assert single.shape == (2, 1, 1, lmm.d_model)
     assert torch.allclose(single[:, 0], every[:, at], atol=1e-5)
-    assert len(ran) == len(set(lmm.prepare(p).tokens for p in pictures().values()))
+    assert len(ran) == len({lmm.prepare(p).tokens for p in pictures().values()})
 
 
 def test_batches_features_from_a_cache_and_one_by_one_give_the_same(monkeypatch):

@@ -139,7 +139,7 @@ class Reader(Protocol):
 class Adjustment:
     """Adaptive logit adjustment: bias-related tokens are shifted towards a target.
 
-    Where |beta of the greedy token t| >= tau: z' = z - lam (a - s) beta, a = f_text(said so far, t).
+    Where |beta of the greedy token t| >= tau: z' = z - lam (a - s) beta, a = f_text(said, then t).
     With magnitude: z' = z - lam (|a| - s) |beta|, which pushes every related token one way.
 
     beta: [vocab] float32 in [-1, 1]. target s: [requests], or [1] for all. reader: f_text.

@@ -18,14 +18,15 @@ class ResidualEdit:
     """Directions that are removed from every residual, and a vector that is added to block inputs.
 
     At block inputs, attention and MLP outputs: r' = r - alpha A^T (A r). Then, at block inputs
-    alone: r' = r + v; with v = alpha A^T A m that is affine ablation around a mean m. With keep_norm, an edited residual is scaled back to the norm it had.
+    alone: r' = r + v; with v = alpha A^T A m that is affine ablation around a mean m. With
+    keep_norm, an edited residual is scaled back to the norm it had.
 
     directions A: [k, d_model] float32, orthonormal rows, for all rows; or [sets, k, d_model], or
     [sets, n_layers, k, d_model] where each layer has its own; a zero direction removes nothing.
     alpha in [0, 1] removes a share of the component, 1 all of it. shift v: shape of A without its
-    k axis; sets and layers as in A. of: the set of each request, in the requests'
-    order (None: all use set 0). The rows of a picture that use one set share its prefix.
-    scope: which tokens' residuals, of the picture's, the prompt's and the generated ones.
+    k axis; sets and layers as in A. of: the set of each request, in the requests' order (None: all
+    use set 0). The rows of a picture that use one set share its prefix. scope: which tokens'
+    residuals, of the picture's, the prompt's and the generated ones.
     Source: Ratzlaff et al. 2024 (arXiv 2411.12590), section 3.1; Arditi et al. 2024
     (arXiv 2406.11717): ablation, and activation addition at one layer's block input.
     """

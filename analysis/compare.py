@@ -1,0 +1,119 @@
+"""One table that holds methods against each other: python -m analysis.compare OUT
+
+For each attribute and method: mentions of the attribute (change against unsteered), answers that
+name the occupation, range of negative answers between groups, misgendering, and worker seconds.
+Reads out/scores and out/logs; markdown on screen.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from analysis import scores
+from analysis.frame import BASELINE
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.store import Store, open_store
+
+HEADER = (
+    "method",
+    "mentions per 1k",
+    "change",
+    "occupation per 1k",
+    "negative per 1k, range over groups",
+    "MR_C",
+    "seconds",
+)
+Found = dict[tuple[str, str, str], Any]
+
+
+def table(store: Store, attribute: str) -> list[str]:
+    """The lines of an attribute's table.
+
+    Raises: LmmsteerError where there are no mentions yet.
+    """
+    mentions = _scores(store, "mentions")
+    methods = [key[0] for key in mentions if key[1] == attribute]
+    if not methods:
+        raise LmmsteerError(
+            f"{store.root} has no mentions of {attribute} yet.",
+            f"Run: lmmsteer analyze out={store.root}",
+        )
+    others = {name: _scores(store, name) for name in ("occupation", "sentiment", "vqa")}
+    seconds = _seconds(store)
+    base = seconds.get((BASELINE, "none"))
+    lines = ["| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
+    for method in sorted(dict.fromkeys(methods), key=lambda name: (name != BASELINE, name)):
+        cell = attribute if (method, attribute) in seconds else "none"
+        spent = seconds.get((method, cell))
+        values = (
+            f"`{method}`",
+            _shown(mentions.get((method, attribute, "per_1k"))),
+            _shown(mentions.get((method, attribute, "change_percent")), "%", sign=True),
+            _shown(others["occupation"].get((method, cell, "mentions"))),
+            _shown(others["sentiment"].get((method, cell, "range_exact"))),
+            _shown(others["vqa"].get((method, cell, "MR_C")), digits=1),
+            "–" if spent is None or not base else f"{spent / base:.2f}x",
+        )
+        lines.append("| " + " | ".join(values) + " |")
+    return lines
+
+
+def _scores(store: Store, name: str) -> Found:
+    """{(method, attribute, metric): row} of an analysis, over all groups."""
+    read = scores.read(store, name)
+    if read is None:
+        return {}
+    frame = read[0].filter(pl.col("group").is_null())
+    return {(row["method"], row["attribute"], row["metric"]): row for row in frame.to_dicts()}
+
+
+def _seconds(store: Store) -> dict[tuple[str, str], float]:
+    """Worker seconds of every cell, from the logs."""
+    found: dict[tuple[str, str], float] = defaultdict(float)
+    for path in store.list("logs"):
+        if not path.rpartition("/")[2].startswith("generate"):
+            continue
+        for line in store.read_bytes(path).decode().splitlines():
+            event = json.loads(line)
+            if event["event"] == "done":
+                _, method, attribute, _ = event["cell"].split(" ")
+                found[method, attribute] += event["seconds"]
+    return found
+
+
+def _shown(
+    row: dict[str, Any] | None, unit: str = "", *, sign: bool = False, digits: int = 0
+) -> str:
+    if row is None or row["value"] is None:
+        return "–"
+    plus = "+" if sign else ""
+    value = f"{row['value']:{plus}.{digits}f}{unit}"
+    if row["low"] is None:
+        return value
+    return f"{value} [{row['low']:{plus}.{digits}f}, {row['high']:{plus}.{digits}f}]"
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    store = open_store(arguments[0])
+    try:
+        read = scores.read(store, "mentions")
+        names = [] if read is None else read[0]["attribute"].unique(maintain_order=True).to_list()
+        for attribute in names or ["gender"]:
+            print("\n".join([f"**{attribute}**", "", *table(store, attribute), ""]))
+    except LmmsteerError as error:
+        print(f"{error.what} {error.mend}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

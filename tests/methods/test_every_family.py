@@ -1,0 +1,129 @@
+"""Every method on every family: it answers, or it is refused before anything is loaded."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lmmsteer.engine.sampling import Sampling
+from lmmsteer.engine.shared import Shared
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet.steering import check_family
+from lmmsteer.methods import METHODS
+from lmmsteer.methods.artifact import Artifact
+from lmmsteer.methods.base import Attribute, Context, Learning
+from lmmsteer.methods.random_direction import random_directions
+from lmmsteer.models.families import FAMILIES
+from lmmsteer.schema import Request, row_id
+from tests.tiny_families import tiny_family_lmm
+
+GENDER = Attribute("gender", "What is the gender of the person?", ("woman", "man", "she", "he"))
+SETTINGS = {
+    "ablation": {"artifact": "by hand"},
+    "random_direction": {"k": 2, "scope": ["prompt", "generated"]},
+    "steered_dataset": {"images": 8, "held_out": 2, "kl_max": 1e9},
+    "ala": {"images": 12, "answer_tokens": 4, "epochs": 1, "beta_steps": 2},
+    "ala_cross": {"terms": [{"target": 0.0}, {"target": 1.0}]},
+    "sfid": {"k": 4, "tau": 1.0},
+    "compose": {"methods": ["blocklist", "prompt"]},
+}
+REFUSED = {
+    "blip": {
+        "ablation": "no pre-norm residual",
+        "random_direction": "no pre-norm residual",
+        "steered_dataset": "no pre-norm residual",
+        "steered_gradient": "no pre-norm residual",
+        **dict.fromkeys(("sfid", "clip_clip", "dear", "ggss"), "no projector"),
+        "vdd": "say nothing without a picture",
+    },
+    "clipcap": {"vdd": "say nothing without a picture"},
+    "mllama": {"random_direction": "no tokens of its own"},
+}
+
+
+@cache
+def pictures():
+    drawn = np.random.default_rng(0)
+    sides = (drawn.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(12))
+    return {f"p{at}": Image.fromarray(array) for at, array in enumerate(sides)}
+
+
+REQUESTS = [
+    Request(row_id(name, "x", text, seed), name, text[:4], text, seed)
+    for name in ("p0", "p1")
+    for text in ("What is this?", "Describe the image.")
+    for seed in (0, 1)
+]
+
+
+def method_of(name):
+    return METHODS[name](**SETTINGS.get(name, {}))
+
+
+def learned(method, lmm):
+    if method.name == "ablation":
+        return Artifact({"directions": random_directions(3, 1, lmm.d_model)})
+    if not method.fitted:
+        return None
+    engine = Shared(8)
+
+    def answer(lmm, requests, pictures, edit, max_new_tokens):
+        greedy = Sampling(temperature=0, max_new_tokens=max_new_tokens)
+        return engine.generate(lmm, requests, pictures, edit, greedy)
+
+    labels = {name: ("man", "woman")[at % 2] for at, name in enumerate(pictures())}
+    return method.fit(lmm, Learning(pictures(), GENDER, engine.edited, answer, labels))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_method_answers_or_is_refused_before_anything_is_loaded(family, name):
+    method = method_of(name)
+    if refusal := REFUSED.get(family, {}).get(name):
+        with pytest.raises(LmmsteerError, match=refusal):
+            check_family(method, FAMILIES[family], family)
+        return
+    check_family(method, FAMILIES[family], family)
+    lmm = tiny_family_lmm(family)
+    before = {key: tensor.clone() for key, tensor in lmm.model.state_dict().items()}
+    context = Context(GENDER, learned(method, lmm), pictures=pictures())
+    if method.members:
+        kinds = {"ala_cross": "ala"}
+        parts = (
+            [METHODS[kinds.get(name, "")](**SETTINGS["ala"]) for _ in method.members]
+            if name == "ala_cross"
+            else [METHODS[m]() for m in method.members]
+        )
+        context = Context(
+            GENDER,
+            pictures=pictures(),
+            parts=tuple((p, Context(GENDER, learned(p, lmm), pictures=pictures())) for p in parts),
+        )
+    edit = method.edit(lmm, REQUESTS, context)
+    engine = Shared(5)
+    found = list(engine.generate(lmm, REQUESTS, pictures(), edit, Sampling(max_new_tokens=6)))
+    assert [r.error for r in found] == [None] * len(REQUESTS)
+    # Afterwards the model is what it was: weights, hooks, the forwards of its modules.
+    after = lmm.model.state_dict()
+    assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+    for module in lmm.model.modules():
+        assert not module._forward_hooks or family == "clipcap"
+        assert "forward" not in vars(module)
+    plain = Shared(5).generate(
+        lmm,
+        REQUESTS,
+        pictures(),
+        METHODS["unsteered"]().edit(lmm, REQUESTS, context),
+        Sampling(max_new_tokens=6),
+    )
+    alone = Shared(5).generate(
+        lmm,
+        REQUESTS[:4],
+        pictures(),
+        method.edit(lmm, REQUESTS[:4], context),
+        Sampling(max_new_tokens=6),
+    )
+    assert [r.token_ids for r in alone] == [r.token_ids for r in found[:4]]  # No companion matters.
+    assert len(list(plain)) == len(REQUESTS)
