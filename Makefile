@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
 IMAGES ?= 120
+CORES ?= 2
 
 .PHONY: help demo methods test lint train-demo clean
 
@@ -20,7 +21,7 @@ demo: $(VENV)/installed ## steered and unsteered answers of the demo LMM, and th
 	VENV=$(VENV) OUT=$(OUT) IMAGES=$(IMAGES) sh lmmsteer/demo/demo.sh
 
 test: $(VENV)/installed ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
 
 lint: $(VENV)/installed ## ruff, pyright, the import contract
 	$(BIN)/ruff check .

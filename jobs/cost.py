@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,9 +47,9 @@ def made_up(lmm: Lmm, work: Workload, engine: Shared) -> dict[str, Made]:
         ala = METHODS["ala"](target=0.0, texts=str(texts), epochs=1, beta_steps=4)  # type: ignore[call-arg]
         fitted = ala.fit(lmm, Learning({}, GENDER, engine.edited, engine.generate))  # type: ignore[arg-type]
 
-    def of(name: str, artifact: Artifact | None = None, **parameters: object) -> Made:
+    def of(name: str, learned: Artifact | None = None, **parameters: Any) -> Made:
         method = METHODS[name](**parameters)
-        context = Context(GENDER, artifact, pictures=work.pictures, features=engine.features)
+        context = Context(GENDER, learned, pictures=work.pictures, features=engine.features)
         return lambda: method.edit(lmm, work.requests, context)
 
     half = torch.ones(lmm.d_model)

@@ -115,8 +115,9 @@ def encoded(
     for batch in _alike(missing, size):
         made = DECODING[lmm.family.name].features(lmm, [picture for _, picture in batch])
         for (key, _), features in zip(batch, made, strict=True):
-            found[key] = features.clone()  # A view would keep its whole batch in memory.
-            cache.put(key, found[key])
+            kept = features.clone()  # A view would keep its whole batch in memory.
+            found[key] = kept
+            cache.put(key, kept)
     return [features for key in keys if (features := found[key]) is not None], len(missing)
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lmmsteer.engine.edit import Edit, ResidualEdit, check_scope, touches_of
+from lmmsteer.engine.edit import EVERYWHERE, Edit, ResidualEdit, check_scope, touches_of
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.base import Context, Method
 from lmmsteer.methods.gradient import LOSSES, POSITIONS, Asked, gradient_directions
@@ -89,8 +89,8 @@ class SteeredGradient(Method):
 
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
         found, of = self.directions(lmm, requests, context)
-        scope = {} if self.scope is None else {"scope": frozenset(self.scope)}
-        return Edit(residual=ResidualEdit(found, self.alpha, tuple(of), **scope))
+        scope = EVERYWHERE if self.scope is None else frozenset(self.scope)
+        return Edit(residual=ResidualEdit(found, self.alpha, tuple(of), scope=scope))
 
     def directions(
         self, lmm: Lmm, requests: Sequence[Request], context: Context

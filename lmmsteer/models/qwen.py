@@ -37,7 +37,7 @@ def follow_own_rows(model: Any) -> None:
 @contextmanager
 def remembered_positions(model: Any) -> Iterator[None]:
     """Calls within the `with` block begin anew; what the model remembers of a generation stays."""
-    inner = getattr(model, "model", None)
+    inner: Any = getattr(model, "model", None)
     if not hasattr(inner, "rope_deltas"):
         yield
         return
