@@ -110,6 +110,7 @@ def _typed(values: dict[str, Any], group: str) -> tuple[str, Method]:
 def steering_of(place: Place, key: str, method: Method) -> Steering:
     """A method with its attribute and artifacts, refused where it cannot work on this model."""
     check_family(method, place.family, place.facts.name)
+    method.suit(place.facts)
     attribute = attribute_of(place.config, method)
     parts = tuple(_part(place, at, given) for at, given in enumerate(method.members))
     artifact, where = _artifact(place, key, method)

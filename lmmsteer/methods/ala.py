@@ -103,7 +103,7 @@ class Ala(Method):
     tau: float = 0.1
     target: Any = PICTURE
     classifier: str = "fitted"
-    lexicon: dict[str, float] = field(default_factory=dict)
+    lexicon: dict[str, float] | None = None
     preset: str | None = None
     magnitude: bool = False
     margin: bool = False
@@ -157,7 +157,7 @@ class Ala(Method):
                     f"Use method.{key}={'|'.join(choices)}",
                 )
         if self.classifier == "lexicon":
-            checked(self.lexicon)
+            checked(self.lexicon or {})
         elif self.lexicon:
             raise LmmsteerError(
                 "method.lexicon is given, and method.classifier=fitted does not read it.",
@@ -236,8 +236,8 @@ class Ala(Method):
         """betas [terms, vocab], and f_text of each term."""
         if self.classifier == "lexicon":
             width = lmm.vocab_size
-            beta = lexicon_beta(lmm.tokenizer, self.lexicon, width)
-            return beta[None], [Lexicon.of(lmm.tokenizer, self.lexicon, width)]
+            beta = lexicon_beta(lmm.tokenizer, self.lexicon or {}, width)
+            return beta[None], [Lexicon.of(lmm.tokenizer, self.lexicon or {}, width)]
         assert artifact is not None
         weights = {
             name.removeprefix("text."): tensor

@@ -69,6 +69,10 @@ class Applying(Method):
     def touches(self) -> frozenset[str]:
         return frozenset({"residual"}) | touches_of(self.scope)
 
+    def suit(self, facts: ModelFacts) -> None:
+        if facts.n_layers is not None:
+            self._layers(facts.n_layers)
+
     def check(self, artifact: Artifact, facts: ModelFacts, where: str = "The artifact") -> None:
         check(artifact, facts.d_model, facts.n_layers, facts.digest, facts.name, where)
         if facts.n_layers is not None:

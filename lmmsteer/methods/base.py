@@ -129,6 +129,12 @@ class Method:
         """Whether its parameters say all that it would take from an attribute."""
         return False
 
+    def suit(self, facts: ModelFacts) -> None:
+        """Refuse parameters that this model cannot be given, before its weights are loaded.
+
+        Raises: LmmsteerError that names the parameter.
+        """
+
     def check(self, artifact: Artifact, facts: ModelFacts, where: str = "The artifact") -> None:
         """Refuse an artifact that does not fit a model, before its weights are loaded.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from lmmsteer.engine.edit import Edit, FeatureChain, ResidualEdit
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods import registry
+from lmmsteer.methods.artifact import ModelFacts
 from lmmsteer.methods.base import Context, Method
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
@@ -49,18 +49,14 @@ class Compose(Method):
     def members(self) -> Sequence[Any]:
         return self.methods
 
-    @cached_property
-    def _classes(self) -> list[type[Method]]:
-        return [registry.class_of(given) for given in self.methods]
+    def suit(self, facts: ModelFacts) -> None:
+        if not self.methods:
+            raise LmmsteerError("method=compose has no methods.", "List them: method.methods=[...]")
 
     @property
     def needs_attribute(self) -> bool:  # type: ignore[override]
         """Whether a part takes the cell's attribute."""
-        given = zip(self._classes, self.methods, strict=True)
-        return any(
-            kind.needs_attribute and not (isinstance(m, dict) and m.get("attribute"))
-            for kind, m in given
-        )
+        return any(map(registry.takes_attribute, self.methods))
 
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
         if not context.parts:

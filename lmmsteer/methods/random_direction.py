@@ -11,7 +11,7 @@ from torch import Tensor
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.applying import Applying
-from lmmsteer.methods.artifact import Artifact
+from lmmsteer.methods.artifact import Artifact, ModelFacts
 from lmmsteer.methods.base import Context
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
@@ -44,12 +44,19 @@ class RandomDirection(Applying):
                     "Use method.mode=project, or method.mode=add with method.layers and alpha",
                 )
 
-    def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
-        if not 0 < self.k <= lmm.d_model:
+    def suit(self, facts: ModelFacts) -> None:
+        super().suit(facts)
+        self._check_count(facts.d_model)
+
+    def _check_count(self, d_model: int) -> None:
+        if not 0 < self.k <= d_model:
             raise LmmsteerError(
-                f"method.k={self.k} directions do not fit a residual stream {lmm.d_model} wide.",
-                f"Set method.k between 1 and {lmm.d_model}",
+                f"method.k={self.k} directions do not fit a residual stream {d_model} wide.",
+                f"Set method.k between 1 and {d_model}",
             )
+
+    def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
+        self._check_count(lmm.d_model)
         drawn = Artifact({"directions": random_directions(self.seed, self.k, lmm.d_model)})
         return Edit(residual=self.residual(lmm, drawn, requests, context))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from lmmsteer.errors import LmmsteerError
@@ -23,3 +24,15 @@ def class_of(given: Any) -> type[Method]:
     raise LmmsteerError(
         f"method={name} is unknown.", f"Known methods: {', '.join(sorted(METHODS))}"
     )
+
+
+def takes_attribute(given: Any) -> bool:
+    """Whether a part needs an attribute and brings none."""
+    kind = class_of(given)
+    if not isinstance(given, Mapping):
+        return bool(kind().needs_attribute)
+    if given.get("attribute"):
+        return False
+    named = {field.name for field in fields(kind)}
+    made = kind(**{key: value for key, value in given.items() if key in named})
+    return bool(made.needs_attribute) and not made.attribute_given

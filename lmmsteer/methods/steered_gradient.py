@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lmmsteer.engine.edit import EVERYWHERE, Edit, ResidualEdit, check_scope, touches_of
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.methods.artifact import ModelFacts
 from lmmsteer.methods.base import Context, Method
 from lmmsteer.methods.gradient import LOSSES, POSITIONS, Asked, gradient_directions
 from lmmsteer.methods.words import spellings
@@ -83,6 +84,17 @@ class SteeredGradient(Method):
     def touches(self) -> frozenset[str]:
         return frozenset({"residual"} | touches_of(self.scope))
 
+    def suit(self, facts: ModelFacts) -> None:
+        if facts.n_layers is not None:
+            self._check_layer(facts.n_layers, facts.name)
+
+    def _check_layer(self, n_layers: int, name: str) -> None:
+        if _is_index(self.layer) and not 0 <= self.layer < n_layers:
+            raise LmmsteerError(
+                f"method.layer={self.layer} is no layer of {name}.",
+                f"Use an index from 0 to {n_layers - 1}",
+            )
+
     @property
     def attribute_given(self) -> bool:
         return self.question is not None and self.words is not None
@@ -106,11 +118,7 @@ class SteeredGradient(Method):
                 f"method=steered_gradient has {why}.",
                 "Give method.question and method.words, or another attribute",
             )
-        if _is_index(self.layer) and not 0 <= self.layer < lmm.n_layers:
-            raise LmmsteerError(
-                f"method.layer={self.layer} is no layer of {lmm.name}.",
-                f"Use an index from 0 to {lmm.n_layers - 1}",
-            )
+        self._check_layer(lmm.n_layers, lmm.name)
         shown = list(dict.fromkeys(request.image_id for request in requests))
         asked = Asked(
             question=question,
