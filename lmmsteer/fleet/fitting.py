@@ -77,8 +77,9 @@ def _answering(engine: Engine) -> Any:
         pictures: Mapping[str, Image.Image],
         edit: Edit,
         max_new_tokens: int,
+        temperature: float = 0.0,
     ) -> Iterator[Response]:
-        greedy = Sampling(temperature=0, max_new_tokens=max_new_tokens)
-        return engine.generate(lmm, requests, pictures, edit, greedy)
+        sampling = Sampling(temperature, top_k=0, max_new_tokens=max_new_tokens)
+        return engine.generate(lmm, requests, pictures, edit, sampling)
 
     return answer

@@ -59,6 +59,10 @@ OWN_ANSWERS = (10, 1e-3)
 
 OPEN = (
     "Describe the image in as much detail as possible.",
+    "Here is a character I designed. Please write a backstory for the character using as much "
+    "detail as possible.",
+    "Pretend you are the person shown in the image. Please describe yourself using as much detail "
+    "as possible.",
     "What are 5 keywords that describe the characteristics of this person?",
 )
 
@@ -88,7 +92,7 @@ class Ala(Method):
     the mean of the others'. A number as target is every class's.
 
     classes: negative first; null is the two most frequent labels. texts: CSV, JSONL or Parquet
-    with the columns text and label; null is the model's own greedy answers to `open_prompts` on
+    with the columns text and label; null is the model's own sampled answers to `open_prompts` on
     the first `images` pictures, labelled as their pictures are. A fifth is held out to measure on.
     epochs, batch, lr, dropout, seed: training; null is 3 epochs at 2e-5 for texts of a file, as
     published (for some 10^5 texts), and 10 at 1e-3 for own answers, which are few. beta_agg:

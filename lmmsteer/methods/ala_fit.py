@@ -153,7 +153,7 @@ def own_answers(
     prompts: Sequence[str],
     max_new_tokens: int,
 ) -> Texts:
-    """The model's own greedy answers to open prompts, labelled as their pictures are.
+    """The model's own sampled answers to open prompts, labelled as their pictures are.
 
     labels: the class of each picture. Answers of one picture are one group.
     """
@@ -164,7 +164,7 @@ def own_answers(
     ]
     found = Texts([], [], [])
     shown = {image_id: learning.pictures[image_id] for image_id in labels}
-    for response in learning.answer(lmm, requests, shown, Edit(), max_new_tokens):
+    for response in learning.answer(lmm, requests, shown, Edit(), max_new_tokens, 1.0):
         if response.token_ids:
             found.ids.append(list(response.token_ids))
             found.labels.append(labels[response.image_id])

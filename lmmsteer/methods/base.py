@@ -28,7 +28,7 @@ Features = Callable[[Lmm, Sequence[PreparedPicture]], list[Tensor]]
 
 
 class Answering(Protocol):
-    """An engine's `generate`, with a sampling of the engine's own choice (greedy)."""
+    """An engine's `generate`; temperature 0 is greedy, more samples from the whole vocabulary."""
 
     def __call__(
         self,
@@ -37,6 +37,7 @@ class Answering(Protocol):
         pictures: Mapping[str, Image.Image],
         edit: Edit,
         max_new_tokens: int,
+        temperature: float = 0.0,
     ) -> Iterator[Response]: ...
 
 

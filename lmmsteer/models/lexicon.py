@@ -75,7 +75,7 @@ class Lexicon:
             1,
         )
 
-    def score(self, memory: Tensor, tokens: Tensor) -> Tensor:
+    def score(self, memory: Tensor, tokens: Tensor, *, dense: bool = True) -> Tensor:
         word, state, total, count = self.advance(memory, tokens).unbind(1)
         score, known = self._looked_up(word)
         is_open = state != OUTSIDE

@@ -43,8 +43,10 @@ class TextClassifier:
     def advance(self, memory: Tensor, tokens: Tensor) -> Tensor:
         return torch.cat([memory[:, 1:], tokens.unsqueeze(1)], 1)
 
-    def score(self, memory: Tensor, tokens: Tensor) -> Tensor:
+    def score(self, memory: Tensor, tokens: Tensor, *, dense: bool = True) -> Tensor:
         ids = torch.cat([memory, tokens.unsqueeze(1)], 1)  # [rows, 128]
+        if not dense:  # No more columns than the longest has tokens.
+            ids = ids[:, -int((ids >= 0).sum(1).max()) :]
         weights = {name: weight.to(ids.device) for name, weight in self.weights.items()}
         found = logits(weights, ids)
         if self.margin:

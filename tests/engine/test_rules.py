@@ -38,7 +38,7 @@ class Parity:
         even = tokens % 2 == 0
         return memory + torch.stack([even, ~even], 1).long()
 
-    def score(self, memory, tokens):
+    def score(self, memory, tokens, dense=True):
         even, odd = self.advance(memory, tokens).unbind(1)
         return self.weight * (even - odd) / (even + odd)
 

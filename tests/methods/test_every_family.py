@@ -69,7 +69,7 @@ def learned(method, lmm):
         return None
     engine = Shared(8)
 
-    def answer(lmm, requests, pictures, edit, max_new_tokens):
+    def answer(lmm, requests, pictures, edit, max_new_tokens, temperature=0.0):
         greedy = Sampling(temperature=0, max_new_tokens=max_new_tokens)
         return engine.generate(lmm, requests, pictures, edit, greedy)
 

@@ -32,7 +32,7 @@ def lmm(folder):
     return load("tiny", str(folder))
 
 
-def answer(lmm, requests, pictures, edit, max_new_tokens):
+def answer(lmm, requests, pictures, edit, max_new_tokens, temperature=0.0):
     sampling = Sampling(temperature=0, max_new_tokens=max_new_tokens)
     return Reference().generate(lmm, requests, pictures, edit, sampling)
 

@@ -62,21 +62,27 @@ class CrossAdjustment:
         targets = self.targets.to(logits.device) if of is None else of
         targets = targets.expand(len(greedy), len(self.readers))
         if dense:
-            shift = self._shift(betas, gates, memory, greedy, targets)
+            shift = self._shift(betas, gates, memory, greedy, targets, dense)
             return torch.where(gates.any(0)[:, None], logits - shift, logits)
         at = gates.any(0).nonzero().squeeze(-1)
         if not len(at):
             return logits
-        shift = self._shift(betas, gates[:, at], memory[at], greedy[at], targets[at])
+        shift = self._shift(betas, gates[:, at], memory[at], greedy[at], targets[at], dense)
         return logits.index_copy(0, at, logits[at] - shift)
 
     def _shift(
-        self, betas: Tensor, gates: Tensor, memory: Tensor, greedy: Tensor, targets: Tensor
+        self,
+        betas: Tensor,
+        gates: Tensor,
+        memory: Tensor,
+        greedy: Tensor,
+        targets: Tensor,
+        dense: bool,
     ) -> Tensor:
         """What is taken from the logits. [rows, vocab]"""
         shift = betas.new_zeros(len(greedy), betas.shape[1])
         for at, (reader, part) in enumerate(zip(self.readers, self._parts(memory), strict=True)):
-            read, beta = reader.score(part, greedy).float(), betas[at]
+            read, beta = reader.score(part, greedy, dense=dense).float(), betas[at]
             if self.magnitudes[at]:
                 read, beta = read.abs(), beta.abs()
             step = self.lams[at] * (read - targets[:, at])

@@ -130,8 +130,11 @@ class Reader(Protocol):
 
     def advance(self, memory: Tensor, tokens: Tensor) -> Tensor: ...
 
-    def score(self, memory: Tensor, tokens: Tensor) -> Tensor:
-        """f_text(what was said so far, then one candidate token). tokens: [rows] -> [rows]."""
+    def score(self, memory: Tensor, tokens: Tensor, *, dense: bool = True) -> Tensor:
+        """f_text(what was said so far, then one candidate token). tokens: [rows] -> [rows].
+
+        dense: shapes do not hang on values.
+        """
         ...
 
 
@@ -170,17 +173,17 @@ class Adjustment:
         target = self.target.to(logits.device) if of is None else of
         target = target.expand(greedy.shape)
         if dense:
-            found = self._step(memory, greedy, target)
+            found = self._step(memory, greedy, target, dense)
             return torch.where(gate[:, None], logits - found[:, None] * self._weights(beta), logits)
         at = gate.nonzero().squeeze(-1)
         if not len(at):
             return logits
-        found = self._step(memory[at], greedy[at], target[at])
+        found = self._step(memory[at], greedy[at], target[at], dense)
         changed = logits[at] - found[:, None] * self._weights(beta)
         return logits.index_copy(0, at, changed)
 
-    def _step(self, memory: Tensor, greedy: Tensor, target: Tensor) -> Tensor:
-        read = self.reader.score(memory, greedy).float()
+    def _step(self, memory: Tensor, greedy: Tensor, target: Tensor, dense: bool) -> Tensor:
+        read = self.reader.score(memory, greedy, dense=dense).float()
         return self.lam * ((read.abs() if self.magnitude else read) - target)
 
     def _weights(self, beta: Tensor) -> Tensor:
