@@ -32,20 +32,22 @@ HEADER = (
 Found = dict[tuple[str, str, str], Any]
 
 
-def table(store: Store, attribute: str) -> list[str]:
-    """The lines of an attribute's table.
+def table(store: Store, model: str, dataset: str, attribute: str) -> list[str]:
+    """The lines of the table of a model, a data set and an attribute.
 
     Raises: LmmsteerError where there are no mentions yet.
     """
-    mentions = _scores(store, "mentions")
+    mentions = _scores(store, "mentions", model, dataset)
     methods = [key[0] for key in mentions if key[1] == attribute]
     if not methods:
         raise LmmsteerError(
             f"{store.root} has no mentions of {attribute} yet.",
             f"Run: lmmsteer analyze out={store.root}",
         )
-    others = {name: _scores(store, name) for name in ("occupation", "sentiment", "vqa")}
-    seconds = _seconds(store)
+    others = {
+        name: _scores(store, name, model, dataset) for name in ("occupation", "sentiment", "vqa")
+    }
+    seconds = _seconds(store, model, dataset)
     base = seconds.get((BASELINE, "none"))
     lines = ["| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
     for method in sorted(dict.fromkeys(methods), key=lambda name: (name != BASELINE, name)):
@@ -64,26 +66,31 @@ def table(store: Store, attribute: str) -> list[str]:
     return lines
 
 
-def _scores(store: Store, name: str) -> Found:
+def _scores(store: Store, name: str, model: str, dataset: str) -> Found:
     """{(method, attribute, metric): row} of an analysis, over all groups."""
     read = scores.read(store, name)
     if read is None:
         return {}
-    frame = read[0].filter(pl.col("group").is_null())
+    here = (pl.col("model") == model) & (pl.col("dataset") == dataset)
+    frame = read[0].filter(pl.col("group").is_null() & here)
     return {(row["method"], row["attribute"], row["metric"]): row for row in frame.to_dicts()}
 
 
-def _seconds(store: Store) -> dict[tuple[str, str], float]:
-    """Worker seconds of every cell, from the logs."""
+def _seconds(store: Store, model: str, dataset: str) -> dict[tuple[str, str], float]:
+    """Worker seconds of every cell, from the logs; a line that is torn does not count."""
     found: dict[tuple[str, str], float] = defaultdict(float)
     for path in store.list("logs"):
         if not path.rpartition("/")[2].startswith("generate"):
             continue
         for line in store.read_bytes(path).decode().splitlines():
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
             if event["event"] == "done":
-                _, method, attribute, _ = event["cell"].split(" ")
-                found[method, attribute] += event["seconds"]
+                of_model, method, attribute, of_dataset = event["cell"].split(" ")
+                if (of_model, of_dataset) == (model, dataset):
+                    found[method, attribute] += event["seconds"]
     return found
 
 
@@ -106,9 +113,16 @@ def main(arguments: Sequence[str]) -> int:
     store = open_store(arguments[0])
     try:
         read = scores.read(store, "mentions")
-        names = [] if read is None else read[0]["attribute"].unique(maintain_order=True).to_list()
-        for attribute in names or ["gender"]:
-            print("\n".join([f"**{attribute}**", "", *table(store, attribute), ""]))
+        if read is None:
+            raise LmmsteerError(
+                f"{store.root} has no scores yet.", f"Run: lmmsteer analyze out={store.root}"
+            )
+        for keys in (
+            read[0].select("model", "dataset", "attribute").unique(maintain_order=True).rows()
+        ):
+            print(
+                "\n".join([f"**{keys[2]}** ({keys[0]}, {keys[1]})", "", *table(store, *keys), ""])
+            )
     except LmmsteerError as error:
         print(f"{error.what} {error.mend}", file=sys.stderr)
         return 2

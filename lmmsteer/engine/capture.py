@@ -19,9 +19,10 @@ class Captured:
     """Replays `step` for each key it was called with. step reads and writes the same memory always.
 
     state: what a step changes besides appending keys and values; it is put back after warm-up.
+    A function, since it is other memory for other rules.
     """
 
-    def __init__(self, step: Callable[[], Tensor], state: Sequence[Tensor]) -> None:
+    def __init__(self, step: Callable[[], Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
         self.step, self.state = step, state
         self.failed = False
         self._graphs: dict[Hashable, tuple[Any, Tensor]] = {}
@@ -48,7 +49,7 @@ class Captured:
         self._graphs.clear()
 
     def _record(self) -> tuple[Any, Tensor]:
-        before = [tensor.clone() for tensor in self.state]
+        before = [tensor.clone() for tensor in self.state()]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -64,5 +65,5 @@ class Captured:
 
     def restore(self, before: Sequence[Tensor]) -> None:
         """Put the state back to what it was."""
-        for tensor, old in zip(self.state, before, strict=True):
+        for tensor, old in zip(self.state(), before, strict=True):
             tensor.copy_(old)

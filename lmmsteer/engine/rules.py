@@ -26,7 +26,7 @@ class Remembering:
         self.given: list[Tensor | None] = []  # [requests, ...], the rules' own
 
     def begin(self, rules: Sequence[Rule]) -> bool:
-        """From now on these; False where a captured step can go on with the memory it knows."""
+        """From now on these; False where they are in the memory that a captured step knows."""
         known = len(rules) == len(self.rules)
         old = self.rules if known else (None,) * len(rules)
         made = [resident(new, of, self.device) for new, of in zip(rules, old, strict=True)]
@@ -82,8 +82,13 @@ class Remembering:
                 held[to] = held[source]
 
 
+def structure_of(rule: Rule) -> Hashable:
+    """What a captured step depends on besides tensors' values and the number of requests."""
+    return structure(_bare(rule))
+
+
 def structure(value: Any) -> Hashable:
-    """What a captured step depends on besides tensors' values."""
+    """The same of any part of a rule."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
     if is_dataclass(value) and not isinstance(value, type):
@@ -101,7 +106,7 @@ def resident(new: Any, old: Any, device: torch.device) -> tuple[Any, bool]:
     Where the structure is the old one's, its memory is written over. Numbers by request (`rows`)
     are no part of it: their count changes with the shard.
     """
-    if old is None or structure(_bare(new)) != structure(_bare(old)):
+    if old is None or structure_of(new) != structure_of(old):
         return _mapped(new, lambda x, _: x.to(device, copy=True), None), False
     return _mapped(new, lambda x, o: o.copy_(x) if x.shape == o.shape else x.to(device), old), True
 

@@ -129,7 +129,9 @@ def choose_among(
     values, tokens = _largest(logits, width)
     values = values.float() / sampling.temperature
     chosen = _draw(values, tokens, keys, step, sampling)
-    return chosen, values.amin(-1) >= _kth(values, sampling.top_k).squeeze(-1)
+    kth = _kth(values, sampling.top_k).squeeze(-1)
+    # Where fewer than top_k tokens are left at all, no tie at -inf is ever drawn.
+    return chosen, (values.amin(-1) >= kth) & torch.isfinite(kth)
 
 
 def _every_token(scores: Tensor) -> Tensor:

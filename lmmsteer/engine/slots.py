@@ -16,7 +16,7 @@ from lmmsteer.engine.attention import Groups, working
 from lmmsteer.engine.capture import Captured
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.rows import Group, Place, Ready, Row
-from lmmsteer.engine.rules import Remembering
+from lmmsteer.engine.rules import Remembering, structure_of
 from lmmsteer.engine.sampling import Sampling, choose, choose_among, nonfinite, row_keys
 from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.store import Lanes, Own, Passing
@@ -66,6 +66,7 @@ class Slots:
         self.runs = 0
         self._groups: Groups | None = None
         self.rules = Remembering(count, device)
+        self._known: dict[Hashable, Remembering] = {(): self.rules}
         self._passing = Passing(lmm.n_layers, torch.zeros(1, 1, 1, 1, device=device))
         self._mains: Tensor | None = None  # [rows], the slot of each slot's row
         self._others: Tensor | None = None  # [streams, rows], the slots of its streams
@@ -76,7 +77,6 @@ class Slots:
         self._step = torch.zeros(count, dtype=torch.int32, device=device)
         self._keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
         self._blind = torch.zeros(count, dtype=torch.bool, device=device)
-        self._state = (self._tokens, self._position, self._step, self.own.lengths)
         self._graphs = shape.fixed and device.type == "cuda"
         self._captured = Captured(lambda: self._token(exact=False), self._state)
 
@@ -86,12 +86,18 @@ class Slots:
         structure: what a captured step depends on besides shapes, as far as hooks go.
         """
         self.edit, self.sampling = edit, sampling
-        if self.rules.begin(edit.rules):
-            self._captured.forget()
-        self.structure = (structure, edit.contrast, sampling)
+        kind = tuple(structure_of(rule) for rule in edit.rules)
+        self.rules = self._known.setdefault(kind, Remembering(len(self.active), self.device))
+        self.rules.begin(edit.rules)
+        self.structure = (structure, kind, edit.contrast, sampling)
         self.active = [None] * len(self.active)
         self.changed = True
         self.runs += 1
+
+    def _state(self) -> tuple[Tensor, ...]:
+        """What a step changes besides appending keys and values."""
+        own = (self._tokens, self._position, self._step, self.own.lengths)
+        return (*own, *self.rules.memories)
 
     @property
     def free(self) -> int:
@@ -164,7 +170,7 @@ class Slots:
         if moved or self.lanes.moved:
             self._captured.forget()
             self.lanes.moved = False
-        before = [tensor.clone() for tensor in self._state] if self._graphs else []
+        before = [tensor.clone() for tensor in self._state()] if self._graphs else []
         outcomes = [self._one(exact=not self._graphs) for _ in range(self.shape.window)]
         tokens, bad, crowded = torch.stack(outcomes).unbind(1)
         if self._graphs and bool(crowded.any()):  # Rare: once more, looking at every token.

@@ -16,7 +16,10 @@ from lmmsteer.store import Store
 
 @dataclass(frozen=True)
 class CellRecord:
-    """What `_cell.json` holds: the resolved config, what defines the answers, and the stack."""
+    """What `_cell.json` holds: the resolved config, what defines the answers, and the stack.
+
+    artifact, parts: addresses of the method's artifact and of its parts'.
+    """
 
     cell: Cell
     config: Mapping[str, Any]
@@ -24,6 +27,7 @@ class CellRecord:
     stack: Mapping[str, Any]
     mixed_stacks: tuple[Mapping[str, Any], ...] = ()
     artifact: str | None = None
+    parts: tuple[str | None, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -40,6 +44,7 @@ class CellRecord:
             "stack": self.stack,
             "mixed_stacks": list(self.mixed_stacks),
             "artifact": self.artifact,
+            "parts": list(self.parts),
         }
         return json.dumps(record, indent=1, ensure_ascii=False).encode()
 
@@ -62,6 +67,7 @@ def load(store: Store, folder: str) -> CellRecord | None:
             record["stack"],
             tuple(record.get("mixed_stacks", ())),
             record.get("artifact"),
+            tuple(record.get("parts", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise LmmsteerError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lmmsteer import fingerprint, manifest
@@ -71,10 +73,14 @@ def resolve_fit(member: Member, store: Store) -> Fit:
         attribute["name"] + member.suffix("attribute"),
     )
     parameters = steering.parameters_of(method)
+    sources = {name: _source(name, parameters[name]) for name in method.sources}
+    parameters |= {name: path for name, (path, _) in sources.items()}
     defining = {
         "model": spec.digest,
         "dtype": spec.dtype,
-        "method": {k: parameters[k] for k in steering.fit_fields(method)},
+        "method": {
+            k: sources[k][1] if k in sources else parameters[k] for k in steering.fit_fields(method)
+        },
         "attribute": {k: attribute[k] for k in ("name", "question", "words")},
         "dataset": {**identity["dataset"], "limit": config.limit},
     }
@@ -90,6 +96,20 @@ def resolve_fit(member: Member, store: Store) -> Fit:
     )
     pictures = getattr(method, "pictures_needed", None)
     return Fit(config, dataset, identity, task, pictures, _is_done(store, where, defining))
+
+
+def _source(name: str, path: str | None) -> tuple[str | None, str | None]:
+    """A file to learn from: where a worker of this machine finds it, and sha256 of its bytes."""
+    if path is None:
+        return None, None
+    try:
+        data = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise LmmsteerError(
+            f"method.{name}={path} cannot be read: {error.strerror or error}.",
+            "Name a file that all workers can read",
+        ) from error
+    return str(Path(path).expanduser().resolve()), hashlib.sha256(data).hexdigest()
 
 
 def _gate_pictures(store: Store, name: str, identity: dict[str, Any]) -> None:

@@ -24,7 +24,14 @@ from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import engines
 from lmmsteer.fleet.cells import CellRecord
 from lmmsteer.fleet.launcher import Member
-from lmmsteer.fleet.steering import Place, Steering, fit_fields, method_of, steering_of
+from lmmsteer.fleet.steering import (
+    Place,
+    Steering,
+    fit_fields,
+    method_of,
+    needs_attribute,
+    steering_of,
+)
 from lmmsteer.fleet.task import ModelSpec, Task
 from lmmsteer.methods.artifact import ModelFacts
 from lmmsteer.models import files
@@ -104,7 +111,7 @@ def resolve(member: Member, store: Store) -> Job:
     _, method = method_of(config)
     spec, _ = model_spec(config, member.suffix("model"))
     attribute = config.attribute.name + member.suffix("attribute")
-    if not method.needs_attribute:
+    if not needs_attribute(method):
         attribute = "none"
     cell = Cell(
         spec.name,
@@ -119,7 +126,7 @@ def resolve(member: Member, store: Store) -> Job:
 def restore(record: CellRecord, store: Store) -> Job:
     """A recorded cell as the job it was, with what its model and artifact are now."""
     config = typed_config(record.config)
-    return _job(store, config, record.config, record.cell, record.cell.method, record.artifact)
+    return _job(store, config, record.config, record.cell, record.cell.method, record)
 
 
 def _job(
@@ -128,7 +135,7 @@ def _job(
     plain: Mapping[str, Any],
     cell: Cell,
     fitted: str,
-    recorded: str | None = None,
+    recorded: CellRecord | None = None,
 ) -> Job:
     key, method = method_of(config)
     engines.check(config.engine, device.detect(config.device.kind).kind)
@@ -144,11 +151,19 @@ def _job(
         model=cell.model,
         attribute=cell.attribute,
         fitted=fitted,
-        recorded=recorded,
+        recorded=recorded.artifact if recorded else None,
+        parts=recorded.parts if recorded else (),
     )
     steering = steering_of(place, key, method)
     defining = _fingerprint(config, steering, spec, identity)
-    record = CellRecord(cell, plain, defining, stack(config), artifact=steering.where)
+    record = CellRecord(
+        cell,
+        plain,
+        defining,
+        stack(config),
+        artifact=steering.where,
+        parts=steering.addresses,
+    )
     task = Task(
         out=store.root,
         folder=cell.folder,

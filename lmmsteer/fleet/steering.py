@@ -6,8 +6,9 @@ Methods that are made of others (`compose`, `ala_cross`) have theirs as parts, e
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,20 @@ class Steering:
     def defining(self) -> dict[str, Any]:
         """What of it defines the answers."""
         hidden = {*fit_fields(self.method), "artifact"}
+        hidden |= {"methods", "terms"} if self.parts else set()
         found = {k: v for k, v in parameters_of(self.method).items() if k not in hidden}
         found["artifact"] = digest_of(self.artifact) if self.artifact else None
         if self.parts:
-            found["parts"] = [{**p.defining, "attribute": p.words} for p in self.parts]
+            found["parts"] = [
+                {**part.defining, "attribute": {"name": part.attribute["name"], **part.words}}
+                for part in self.parts
+            ]
         return found
+
+    @property
+    def addresses(self) -> tuple[str | None, ...]:
+        """The addresses of its parts' artifacts."""
+        return tuple(part.where for part in self.parts)
 
     @property
     def words(self) -> dict[str, Any]:
@@ -82,7 +92,11 @@ class Steering:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a method's artifact is looked for. cell: names of its folder's parts."""
+    """Where a method's artifact is looked for.
+
+    model, attribute: of the cell. fitted: the method's name and what a sweep varies in its fit.
+    recorded, parts: addresses that a cell's record names, its own and its parts'.
+    """
 
     store: Store
     config: GenerateConfig
@@ -92,6 +106,7 @@ class Place:
     attribute: str
     fitted: str
     recorded: str | None = None
+    parts: tuple[str | None, ...] = ()
 
 
 def method_of(config: GenerateConfig) -> tuple[str, Method]:
@@ -101,10 +116,50 @@ def method_of(config: GenerateConfig) -> tuple[str, Method]:
 
 def _typed(values: dict[str, Any], group: str) -> tuple[str, Method]:
     key = values.pop("uses", None) or values.get("name")
-    if key not in METHODS:
+    if not isinstance(key, str) or key not in METHODS:
         known = ", ".join(sorted(METHODS))
         raise LmmsteerError(f"{group}={key} is unknown.", f"Known methods: {known}")
     return key, configs.typed(values, METHODS[key], group)
+
+
+def needs_attribute(method: Method) -> bool:
+    """Whether it, or a part that brings no attribute, takes the cell's."""
+    if not method.members:
+        return method.needs_attribute
+    parts = [_typed_part(at, given) for at, given in enumerate(method.members)]
+    return any(
+        part.needs_attribute and not part.attribute_given and own is None for _, part, own in parts
+    )
+
+
+def _typed_part(at: int, given: Any) -> tuple[str, Method, Any]:
+    """A part of a composed method: a name, or a mapping with `name` and its parameters.
+
+    Result: its key in METHODS, its dataclass, the attribute it brings (None: the cell's).
+    """
+    group = f"part {at + 1} of the method"
+    if not isinstance(given, (str, Mapping)):
+        raise LmmsteerError(
+            f"{group} is {given!r}, neither a name nor a mapping.",
+            "List names or mappings: 'method.methods=[steered_gradient, {name: ala_n, lam: 3}]'",
+        )
+    values = {"name": given} if isinstance(given, str) else {str(k): v for k, v in given.items()}
+    attribute = values.pop("attribute", None)
+    preset = _preset(values.get("name"))
+    if preset:
+        values = {"uses": preset["name"], **preset, **values}
+    key, method = _typed(values, group)
+    if type(method).members is not Method.members:
+        raise LmmsteerError(
+            f"{group} ({method.name}) is made of methods itself.", "List its parts one by one"
+        )
+    return key, method, attribute
+
+
+def _preset(name: Any) -> dict[str, Any]:
+    """What conf/method/NAME.yaml gives; nothing where there is no such file."""
+    file = CONF / "method" / f"{name}.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def steering_of(place: Place, key: str, method: Method) -> Steering:
@@ -121,23 +176,15 @@ def steering_of(place: Place, key: str, method: Method) -> Steering:
 
 
 def _part(place: Place, at: int, given: Any) -> Steering:
-    """A part of a composed method: a name, or a mapping with `name` and its parameters."""
-    group = f"part {at + 1} of the method"
-    values = {"name": given} if isinstance(given, str) else dict(given)
-    attribute = values.pop("attribute", None)
-    known = CONF / "method" / f"{values.get('name')}.yaml"
-    if known.is_file():
-        values = {**yaml.safe_load(known.read_text(encoding="utf-8")), **values}
-    key, method = _typed(values, group)
-    if method.members:
-        raise LmmsteerError(
-            f"{group} ({method.name}) is made of methods itself.", "List its parts one by one"
-        )
+    key, method, attribute = _typed_part(at, given)
     config = place.config
     if attribute is not None:
         config = replace(config, attribute=_attribute(attribute))
     name = config.attribute.name if method.needs_attribute else "none"
-    here = replace(place, config=config, attribute=name, fitted=method.name, recorded=None)
+    recorded = place.parts[at] if at < len(place.parts) else None
+    here = replace(
+        place, config=config, attribute=name, fitted=method.name, recorded=recorded, parts=()
+    )
     return steering_of(here, key, method)
 
 
@@ -149,6 +196,10 @@ def _attribute(given: Any) -> AttributeConfig:
             known = ", ".join(sorted(f.stem for f in (CONF / "attribute").glob("*.yaml")))
             raise LmmsteerError(f"attribute={given} is unknown.", f"Known attributes: {known}")
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(given, Mapping):
+        raise LmmsteerError(
+            f"attribute={given!r} is neither a name nor a mapping.", "Name one: attribute: gender"
+        )
     return configs.typed(given, AttributeConfig, "attribute")
 
 
@@ -201,15 +252,46 @@ def _artifact(place: Place, key: str, method: Method) -> tuple[Artifact | None, 
         return artifact, path.replace("artifact.", f"artifact-{digest_of(artifact)[:12]}.")
     if not method.fitted:
         return None, None
-    names = dict.fromkeys((place.fitted, key))
-    paths = [artifact_path(place.model, name, place.attribute) for name in names]
-    for path in paths:
-        if place.store.exists(path):
-            return _read(place.store, path), path
+    path = artifact_path(place.model, place.fitted, place.attribute)
+    if place.store.exists(path):
+        artifact = _read(place.store, path)
+        if differing := _differing(method, artifact, every=False):
+            raise LmmsteerError(
+                f"{place.store.root}/{path} was fitted with other parameters: {differing}.",
+                "Leave them out, move it aside and fit it anew, or choose out=FOLDER",
+            )
+        return artifact, path
+    # Of a sweep over a fit's parameters, a single fit with the same ones serves as well; of a
+    # preset, the fit of its method.
+    for name in dict.fromkeys((method.name, key)):
+        other = artifact_path(place.model, name, place.attribute)
+        if other != path and place.store.exists(other):
+            artifact = _read(place.store, other)
+            if not _differing(method, artifact, every=place.fitted != method.name):
+                return artifact, other
     raise MissingArtifact(
-        f"{place.store.root}/{paths[0]} is missing: method={method.name} is not fitted yet.",
-        f"Fit it with: {fit_command(place.config, method)}",
+        f"{place.store.root}/{path} is missing: method={method.name} is not fitted yet.",
+        f"Fit it with: {fit_command(place.config, key, method)}",
     )
+
+
+def _differing(method: Method, artifact: Artifact, *, every: bool) -> str:
+    """Parameters of a fit that are asked for and were others; every: defaults are asked for too."""
+    fitted = (artifact.metadata.get("fit") or {}).get("method") or {}
+    default = {f.name: _default(f) for f in fields(method)}
+    found = [
+        f"{name} {fitted[name]} -> {value}"
+        for name, value in parameters_of(method).items()
+        if name in fitted
+        and name not in method.sources
+        and value != fitted[name]
+        and (every or value != default[name])
+    ]
+    return ", ".join(found)
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def _read(store: Store, path: str) -> Artifact:
@@ -235,14 +317,30 @@ def _read_handed(path: str) -> Artifact:
         ) from error
 
 
-def fit_command(config: GenerateConfig, method: Method) -> str:
+def fit_command(config: GenerateConfig, key: str, method: Method) -> str:
     """The command that makes a missing artifact."""
     fitting = "demo_fit" if config.dataset["name"] == "demo" else "DATASET"
     model = "" if config.model.path == "demo" else f" model.path={config.model.path}"
+    name = method.name if _preset(method.name) else key
+    given = {**{f.name: _default(f) for f in fields(method)}, **_preset(name)}
+    asked = [
+        f" method.{field}={_shown(value)}"
+        for field, value in parameters_of(method).items()
+        if field in fit_fields(method) and value != given[field]
+    ]
     return (
-        f"lmmsteer fit method={method.name} attribute={config.attribute.name}"
-        f" dataset={fitting}{model} out={config.out}"
+        f"lmmsteer fit method={name} attribute={config.attribute.name}"
+        f" dataset={fitting}{model}{''.join(asked)} out={config.out}"
     )
+
+
+def _shown(value: Any) -> str:
+    """A value as the command line takes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, (str, int, float)):
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    return f"'{json.dumps(value)}'"
 
 
 def parameters_of(method: Method) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from lmmsteer.methods.ggss import Ggss
 from lmmsteer.methods.prompt import Prompt
 from lmmsteer.methods.prompt_predicted import PromptPredicted
 from lmmsteer.methods.random_direction import RandomDirection
-from lmmsteer.methods.registry import METHODS
 from lmmsteer.methods.sfid import Sfid
 from lmmsteer.methods.steered_dataset import SteeredDataset
 from lmmsteer.methods.steered_gradient import SteeredGradient
@@ -21,23 +20,21 @@ from lmmsteer.methods.vdd import Vdd
 
 __all__ = ["METHODS", "Method"]
 
-METHODS.update(
-    {
-        "unsteered": Unsteered,
-        "prompt": Prompt,
-        "blocklist": Blocklist,
-        "ablation": Ablation,
-        "steered_dataset": SteeredDataset,
-        "random_direction": RandomDirection,
-        "steered_gradient": SteeredGradient,
-        "ala": Ala,
-        "ala_cross": AlaCross,
-        "prompt_predicted": PromptPredicted,
-        "vdd": Vdd,
-        "sfid": Sfid,
-        "clip_clip": ClipClip,
-        "dear": Dear,
-        "ggss": Ggss,
-        "compose": Compose,
-    }
-)
+METHODS: dict[str, type[Method]] = {
+    "unsteered": Unsteered,
+    "prompt": Prompt,
+    "blocklist": Blocklist,
+    "ablation": Ablation,
+    "steered_dataset": SteeredDataset,
+    "random_direction": RandomDirection,
+    "steered_gradient": SteeredGradient,
+    "ala": Ala,
+    "ala_cross": AlaCross,
+    "prompt_predicted": PromptPredicted,
+    "vdd": Vdd,
+    "sfid": Sfid,
+    "clip_clip": ClipClip,
+    "dear": Dear,
+    "ggss": Ggss,
+    "compose": Compose,
+}

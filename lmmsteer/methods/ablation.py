@@ -41,6 +41,13 @@ class Ablation(Applying):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_known(conflict=(self.conflict, CONFLICTS))
+        files = [self.artifact] if isinstance(self.artifact, str) else self.artifact
+        listed = isinstance(files, (list, tuple)) and all(isinstance(f, str) for f in files)
+        if not listed or not files:
+            raise LmmsteerError(
+                f"method.artifact={self.artifact} names no file.",
+                "Name a safetensors file, or a list of them: method.artifact=FILE",
+            )
 
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
         return Edit(residual=self.residual(lmm, context.artifact, requests, context))

@@ -175,6 +175,8 @@ class Ala(Method):
                 "Name two, or use method.classifier=fitted",
             )
 
+    sources: ClassVar[frozenset[str]] = frozenset({"texts"})
+
     @property
     def reads_picture(self) -> bool:
         """Whether the target is what the picture shows."""

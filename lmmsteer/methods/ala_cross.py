@@ -8,7 +8,7 @@ from typing import Any
 
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.methods.ala import PICTURE, Ala, rule_of
+from lmmsteer.methods.ala import Ala, rule_of
 from lmmsteer.methods.ala_fit import PictureFeatures
 from lmmsteer.methods.base import Context, Method
 from lmmsteer.models.lmm import Lmm
@@ -44,11 +44,6 @@ class AlaCross(Method):
     def members(self) -> Sequence[Any]:
         return () if self.terms == MISSING else [{"name": "ala", **term} for term in self.terms]
 
-    @property
-    def needs_attribute(self) -> bool:  # type: ignore[override]
-        """Whether a term takes the cell's attribute."""
-        return any(not term.get("attribute") and not _says_all(term) for term in self.members)
-
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
         if not context.parts:
             raise LmmsteerError("method=ala_cross has no terms.", _MEND)
@@ -59,11 +54,6 @@ class AlaCross(Method):
                 raise LmmsteerError(f"method.terms[{at}] is not of method=ala.", _MEND)
             terms += method.adjustments(lmm, requests, own.artifact, seen)
         return Edit(rules=(rule_of(terms),))
-
-
-def _says_all(term: Mapping[str, Any]) -> bool:
-    """Whether a term takes nothing from its attribute: a lexicon, and a number as its target."""
-    return term.get("classifier") == "lexicon" and term.get("target", PICTURE) != PICTURE
 
 
 _MEND = "List them: 'method.terms=[{attribute: gender, target: 0.0}, {attribute: age}]'"

@@ -178,6 +178,11 @@ class Gate:
                 f"Its keys: {', '.join(known)}; for example method.gate={{threshold: 0.1}}",
             )
         gate = cls(**values)
+        if not isinstance(gate.tensor, str) or not isinstance(gate.layer, int | None):
+            raise LmmsteerError(
+                f"method.gate names a tensor {gate.tensor!r} at layer {gate.layer!r}.",
+                "Give the name of a tensor of the artifact, and the index of a layer or null",
+            )
         check_known(
             **{
                 "gate.fires": (gate.fires, ("above", "below")),

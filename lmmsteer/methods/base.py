@@ -92,7 +92,8 @@ class Method:
 
     needs_attribute: it steers away from an attribute (others run as attribute=none).
     needs_artifact: its edit reads `context.artifact`. fitted: `fit` makes that artifact. applied:
-    parameters of a fitted method that act at generation, not through the artifact.
+    parameters of a fitted method that act at generation, not through the artifact. sources: those
+    that name files to learn from.
     """
 
     name: str = ""
@@ -101,6 +102,7 @@ class Method:
     needs_artifact: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
     applied: ClassVar[frozenset[str]] = frozenset({"alpha"})
+    sources: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def touches(self) -> frozenset[str]:

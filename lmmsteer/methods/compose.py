@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lmmsteer.engine.edit import Edit, FeatureChain, ResidualEdit
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.methods import registry
 from lmmsteer.methods.artifact import ModelFacts
 from lmmsteer.methods.base import Context, Method
 from lmmsteer.models.lmm import Lmm
@@ -52,11 +51,6 @@ class Compose(Method):
     def suit(self, facts: ModelFacts) -> None:
         if not self.methods:
             raise LmmsteerError("method=compose has no methods.", "List them: method.methods=[...]")
-
-    @property
-    def needs_attribute(self) -> bool:  # type: ignore[override]
-        """Whether a part takes the cell's attribute."""
-        return any(map(registry.takes_attribute, self.methods))
 
     def edit(self, lmm: Lmm, requests: Sequence[Request], context: Context) -> Edit:
         if not context.parts:

@@ -99,6 +99,9 @@ class SteeredDataset(Applying):
             check_alpha(alpha, self.judged_as, "alphas")
         if not self.alphas:
             raise LmmsteerError("method.alphas=[] tries no strength.", "Use method.alphas=[1.0]")
+        for key in ("neutral", "open_prompts"):
+            if not getattr(self, key):
+                raise LmmsteerError(f"method.{key}=[] asks nothing.", "List at least one prompt")
 
     @property
     def pictures_needed(self) -> int:

@@ -133,7 +133,7 @@ class SteeredGradient(Method):
             lmm, [lmm.prepare(context.pictures[i]) for i in shown], asked, context.features
         )
         at = {image_id: index for index, image_id in enumerate(shown)}
-        return found.unsqueeze(2), [at[request.image_id] for request in requests]
+        return found.unsqueeze(2).cpu(), [at[request.image_id] for request in requests]
 
 
 def _is_index(layer: Any) -> bool:

@@ -164,7 +164,7 @@ class Card:
         if self.refuses:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.pools.append(pool)
-        before = [tensor.clone() for tensor in self.captured().state]
+        before = [tensor.clone() for tensor in self.captured().state()]
         yield
         self.captured().restore(before)  # Recording runs nothing.
         self.recorded += 1
@@ -191,7 +191,7 @@ def counting(monkeypatch):
         state.add_(1)
         return out.copy_(state)
 
-    captured = Captured(step, [state])
+    captured = Captured(step, lambda: [state])
     card = Card(lambda: captured)
     monkeypatch.setattr(capture.torch, "cuda", card)
     return captured, card
@@ -225,7 +225,7 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_the_log_says_so(counti
 def test_the_state_can_be_put_back_and_the_step_done_again(counting):
     captured, _ = counting
     captured("a")
-    before = [tensor.clone() for tensor in captured.state]
+    before = [tensor.clone() for tensor in captured.state()]
     assert captured("a").item() == 2
     captured.restore(before)
     assert captured("a").item() == 2

@@ -196,6 +196,16 @@ def test_candidates_suffice_unless_ties_with_the_last_one_kept_fill_all_the_room
     assert torch.equal(crowded, (logits >= tenth).sum(-1) >= 10 + SPARE)
 
 
+def test_tokens_that_are_forbidden_do_not_crowd_a_row():
+    logits = torch.full((3, 1000), -torch.inf)
+    logits[:, :5] = torch.randn(3, 5)
+    keys, sampling = row_keys(["0" * 32, "1" * 32, "2" * 32]), Sampling()
+    among, crowded = choose_among(logits, keys, 1, sampling)
+    assert not crowded.any()
+    assert torch.equal(among, choose(logits, keys, 1, sampling))
+    assert (among < 5).all()
+
+
 @pytest.mark.parametrize(
     "sampling", [Sampling(temperature=0), Sampling(top_k=0), Sampling(top_k=190)]
 )

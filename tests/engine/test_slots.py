@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lmmsteer.engine import slots as module
-from lmmsteer.engine.edit import Bias, Edit, ResidualEdit
+from lmmsteer.engine.edit import Adjustment, Bias, Contrast, Edit, Phrases, ResidualEdit
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.rows import Group, Place, Ready, Row, Suffix
 from lmmsteer.engine.sampling import Sampling
@@ -19,6 +19,7 @@ from lmmsteer.models.lmm import load
 from lmmsteer.schema import Request, row_id
 from tests.engine.test_families import NEW, ablation, expected, rows
 from tests.engine.test_hooks import orthonormal
+from tests.engine.test_rules import Parity
 from tests.tiny import photographs
 from tests.tiny_families import NAMES, tiny_family, tiny_family_lmm
 
@@ -35,16 +36,17 @@ class Recorded(module.Captured):
         made = self.slots
         pairs = [*made.own.kept.values(), *made.lanes.kept.values()]
         tensors = [store for pair in pairs for store in pair]
-        tensors += [*made.lanes.cross.values(), made.lanes.lengths, *self.state]
+        tensors += [*made.lanes.cross.values(), made.lanes.lengths, *self.state()]
         tensors += [made._groups.rows, made._groups.back]
         tensors += made.rules.memories + [x for x in made.rules.numbers if x is not None]
         tensors += [rule.bias for rule in made.rules.rules if isinstance(rule, Bias)]
         return [tensor.data_ptr() for tensor in tensors]
 
     def _record(self):
-        before = [tensor.clone() for tensor in self.state]
-        result = self.step()
-        self.restore(before)
+        before = [tensor.clone() for tensor in self.state()]
+        for _ in range(2):  # As on a card: warm-up, and then what is recorded.
+            result = self.step()
+            self.restore(before)
         memory = self.memory()
         self.counts["recorded"] += 1
         captured = self
@@ -118,6 +120,23 @@ def test_a_bias_is_exchanged_under_a_recorded_step(card):
         before = card["recorded"]
         assert told(engine, lmm, edit) == told(Reference(9), lmm, edit)
     assert card["recorded"] == before
+
+
+def test_rules_that_remember_are_put_back_after_warm_up_and_exchanged(card):
+    lmm, engine = tiny_family_lmm("llava"), Shared(5)
+    plain = told(Reference(9), lmm, Edit())
+    bad = [tokens[at : at + 3] for tokens in plain for at in (0, 2)]
+    phrases = Phrases(torch.tensor([b for b in bad if len(b) == 3]), float("inf"))
+    beta = torch.rand(400, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    parity = Adjustment(beta, torch.tensor([0.5]), Parity(torch.tensor(1.0)), 6.0, 0.2)
+    edits = [Edit(rules=(phrases,)), Edit(rules=(parity,)), Edit()]
+    wanted = [told(Reference(9), lmm, edit) for edit in edits]
+    assert [told(engine, lmm, edit) for edit in edits] == wanted
+    before = card["recorded"]
+    assert [told(engine, lmm, edit) for edit in edits[::-1]] == wanted[::-1]
+    assert card["recorded"] == before  # Each kind of rules keeps its memory and its graphs.
+    both = Edit(rules=(phrases, parity), contrast=Contrast(beta=0.0))
+    assert told(engine, lmm, both) == told(Reference(9), lmm, both)
 
 
 @pytest.mark.parametrize("name", ["llava", "mllama", "paligemma", "blip"])

@@ -138,13 +138,7 @@ def test_one_method_in_it_is_that_method_and_two_that_do_not_meet_are_both(engin
     assert control.residual.sets.shape[2] == 2
 
 
-def test_what_it_needs_follows_from_its_parts():
-    assert Compose(methods=["steered_gradient", "vdd"]).needs_attribute
-    assert not Compose(methods=["vdd", {"name": "random_direction"}]).needs_attribute
-    given = {"name": "steered_gradient", "attribute": "age"}
-    assert not Compose(methods=[given]).needs_attribute
-    with pytest.raises(LmmsteerError, match="method=nonsense is unknown"):
-        assert Compose(methods=["nonsense"]).needs_attribute
+def test_a_conflict_rule_that_is_none_is_refused():
     with pytest.raises(LmmsteerError, match=r"method\.conflict"):
         Compose(conflict="fight")
 
