@@ -61,10 +61,10 @@ def made_up(lmm: Lmm, work: Workload, engine: Shared) -> dict[str, Made]:
         "steered_dataset": of("ablation", direction, artifact="made up"),
         "steered_gradient": of("steered_gradient"),
         "ala": of("ala", fitted, target=0.0),
-        "ala, lexicon": of(
+        "ala_lexicon": of(
             "ala", target=0.0, classifier="lexicon", lexicon={"man": 1.0, "woman": -1.0}
         ),
-        "feature edit": lambda: Edit(features=FeatureEdit(half, 1 - half)),
+        "features": lambda: Edit(features=FeatureEdit(half, 1 - half)),
         "vdd": of("vdd"),
     }
 
