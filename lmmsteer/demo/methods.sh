@@ -20,7 +20,7 @@ words='method.lexicon={he: 1, him: 1, his: 1, himself: 1, man: 1, men: 1, male: 
     method.magnitude=true method.lam=10
 "$bin/lmmsteer" generate $data method=ala_ba method.name=ala_ba_strong method.lam=5 attribute=gender
 "$bin/lmmsteer" generate $data method=ala_n method.name=ala_n_words attribute=gender \
-    method.classifier=lexicon method.magnitude=true method.lam=40 "$words"
+    method.classifier=lexicon method.magnitude=true method.lam=20 "$words"
 "$bin/lmmsteer" generate -m attribute=$attributes $data method=compose \
     'method.methods=[{name: steered_gradient, epsilon: 1.0}, {name: ala_n, magnitude: true, lam: 10}]'
 "$bin/lmmsteer" analyze out="$out"

@@ -114,6 +114,8 @@ class Phrases:
         ids = self.ids.to(logits.device)
         head, last = ids[:, :-1], ids[:, -1]
         said = ((head == memory[:, None]) | (head < 0)).all(-1)  # [rows, phrases]
+        if not dense and not said.any():
+            return logits
         cost = said * self.penalty if math.isfinite(self.penalty) else said.float()
         cost = cost.masked_fill(said, self.penalty)
         whole = torch.zeros_like(logits)
