@@ -21,6 +21,7 @@ PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml"))
 GROUPS = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name != "hydra")
 GIVEN = {
     "ablation": ["method.artifact=FILE"],
+    "ala_cross": ["method.terms=[{attribute: gender, target: 0.0}]"],
     "folder": ["dataset.path=DIR"],
 }
 

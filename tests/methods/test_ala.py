@@ -67,7 +67,7 @@ def labels(count=12):
     return {f"{at:02d}": "woman" if at < count // 2 else "man" for at in range(count)}
 
 
-def answers(lmm, asked, shown, edit, max_new_tokens):
+def answers(lmm, asked, shown, edit, max_new_tokens, temperature=0.0):
     """A model that says who is there: token 100 for women and 200 for men, among others."""
     del lmm, edit, max_new_tokens
     for at, request in enumerate(asked):
@@ -375,8 +375,6 @@ def test_terms_that_cannot_be_are_refused():
     for terms in ([], "gender", ["gender"]):
         with pytest.raises(LmmsteerError, match=r"method\.terms"):
             AlaCross(terms=terms)
-    assert AlaCross(terms=[{"target": 0.0}]).needs_attribute
-    assert not AlaCross(terms=[{"classifier": "lexicon", "target": 0.0}]).needs_attribute
     with pytest.raises(LmmsteerError, match="no terms"):
         AlaCross().edit(tiny_lmm(), requests("a"), Context())
 
@@ -387,7 +385,7 @@ def test_a_fit_learns_from_the_models_own_answers_who_is_there(fitted):
     assert meta["classes"] == ["woman", "man"]
     assert meta["attribute"] == "gender"
     assert meta["model_digest"] == tiny_lmm().digest
-    assert meta["texts"] == 24
+    assert meta["texts"] == 48
     assert meta["pictures"] == 12
     assert meta["text_accuracy"] == meta["picture_accuracy"] == 1.0
     beta = artifact.tensors["beta"]
@@ -397,7 +395,7 @@ def test_a_fit_learns_from_the_models_own_answers_who_is_there(fitted):
     unsaid = torch.ones(beta.shape[1], dtype=torch.bool)
     unsaid[[100, 200, *range(50, 57), *range(60, 65)]] = False
     assert beta[0, unsaid].abs().max() == 0
-    assert any("24 answers" in line for line in said)
+    assert any("48 answers" in line for line in said)
     assert any("100%" in line for line in said)
 
 

@@ -103,7 +103,7 @@ def logits(model, processor):
 def test_by_default_the_directions_are_removed_at_every_layer_and_token():
     found = everywhere()
     assert torch.equal(found.directions, artifact().tensors["directions"])
-    assert (found.alpha, found.shift, found.offset, found.of) == (1.0, None, None, None)
+    assert (found.alpha, found.shift, found.of) == (1.0, None, None)
     assert not found.keep_norm
     assert found.scope == {"picture", "prompt", "generated"}
 
