@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lmmsteer import __version__
 from lmmsteer.engine.edit import Adjustment, Edit, Reader
 from lmmsteer.engine.edit.cross import CrossAdjustment
 from lmmsteer.errors import LmmsteerError
@@ -287,16 +286,11 @@ class Ala(Method):
         labels = labelled(learning, classes, self.images)
         tensors: dict[str, Tensor] = {}
         metadata = {
-            "model": lmm.name,
-            "model_digest": lmm.digest,
-            "revision": lmm.revision,
+            **self.origin(lmm, learning.attribute),
             "tokenizer": lmm.tokenizer_digest or None,
-            "attribute": learning.attribute.name,
-            "method": self.name,
             "classes": classes,
             "data_digest": data_digest(learning.pictures, labels),
             "pictures": len(labels),
-            "version": __version__,
         }
         if self.reads_picture or all(count >= 2 for count in _counts(labels, classes)):
             known, accuracy = learn_pictures(lmm, learning, labels, classes, self.seed)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 from PIL import Image
 from torch import Tensor
 
+from lmmsteer import __version__
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.artifact import Artifact, ModelFacts
@@ -103,6 +104,17 @@ class Method:
     fitted: ClassVar[bool] = False
     applied: ClassVar[frozenset[str]] = frozenset({"alpha"})
     sources: ClassVar[frozenset[str]] = frozenset()
+
+    def origin(self, lmm: Lmm, attribute: Attribute) -> dict[str, Any]:
+        """What every artifact says of where it is from."""
+        return {
+            "model": lmm.name,
+            "model_digest": lmm.digest,
+            "revision": lmm.revision,
+            "attribute": attribute.name,
+            "method": self.name,
+            "version": __version__,
+        }
 
     @property
     def touches(self) -> frozenset[str]:

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lmmsteer import __version__
 from lmmsteer.engine.edit import Edit, FeatureRule
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.artifact import Artifact, ModelFacts
@@ -129,11 +128,7 @@ class FeatureMethod(Method):
         edited = pooled.features if rule is None else rule.apply(pooled.features)
         (_, y), (_, held_y) = pooled.fit, pooled.validation
         metadata = {
-            "model": lmm.name,
-            "model_digest": lmm.digest,
-            "revision": lmm.revision,
-            "attribute": learning.attribute.name,
-            "method": self.name,
+            **self.origin(lmm, learning.attribute),
             "classes": list(pooled.classes),
             "counts": _counts(y, pooled.classes),
             "held_out": _counts(held_y, pooled.classes),
@@ -142,7 +137,6 @@ class FeatureMethod(Method):
             "majority": float(held_y.bincount().max() / len(held_y)),
             "data_digest": pooled.digest,
             "d_model": lmm.d_model,
-            "version": __version__,
             **found,
         }
         return Artifact(tensors, metadata)

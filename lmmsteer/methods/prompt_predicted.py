@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lmmsteer import __version__
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.ala_artifact import (
@@ -110,15 +109,10 @@ class PromptPredicted(Method):
         known = labelled(learning, classes, self.images)
         found, accuracy = learn_pictures(lmm, learning, known, classes, self.seed)
         metadata = {
-            "model": lmm.name,
-            "model_digest": lmm.digest,
-            "revision": lmm.revision,
-            "attribute": learning.attribute.name,
-            "method": self.name,
+            **self.origin(lmm, learning.attribute),
             "classes": classes,
             "pictures": len(known),
             "picture_accuracy": accuracy,
             "data_digest": data_digest(learning.pictures, known),
-            "version": __version__,
         }
         return Artifact(picture_tensors(found), metadata)

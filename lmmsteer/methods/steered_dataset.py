@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lmmsteer import __version__
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.applying import MODES, Applying, check_alpha, check_known
@@ -137,11 +136,7 @@ class SteeredDataset(Applying):
         tried = judge.candidates(found, mean, self.alphas)
         best = select(tried, self.kl_max)
         metadata = {
-            "model": lmm.name,
-            "model_digest": lmm.digest,
-            "revision": lmm.revision,
-            "attribute": attribute.name,
-            "method": self.name,
+            **self.origin(lmm, learning.attribute),
             "layer": best.layer,
             "alpha": best.alpha,
             "judged_as": self.judged_as,
@@ -161,7 +156,6 @@ class SteeredDataset(Applying):
             "data_digest": _data_digest(pictures),
             "d_model": lmm.d_model,
             "n_layers": lmm.n_layers,
-            "version": __version__,
         }
         return Artifact(direction_of(found, mean, best.layer), metadata)
 

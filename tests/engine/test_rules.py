@@ -73,8 +73,8 @@ def told(name, make, edit, requests=None, sampling=GREEDY):
     return [r.token_ids for r in found]
 
 
-def by_generate(name, processor_of):
-    """Greedy answers of transformers' generate, a row at a time, with a processor of its own."""
+def by_generate(name, processors_of):
+    """Greedy answers of transformers' generate, a row at a time, with processors of its own."""
     lmm, answers = tiny_family_lmm(name), []
     for at, request in enumerate(rows()):
         inputs = lmm.inputs([request.prompt], [photographs()[request.image_id]])
@@ -85,7 +85,7 @@ def by_generate(name, processor_of):
             max_new_tokens=NEW,
             eos_token_id=list(lmm.eos_ids) or None,
             pad_token_id=0,
-            logits_processor=LogitsProcessorList([processor_of(at, length)]),
+            logits_processor=LogitsProcessorList(processors_of(at, length)),
         )
         tokens = out[0, length:].tolist()
         answers.append(tokens[:-1] if tokens[-1] in lmm.eos_ids else tokens)
@@ -105,7 +105,7 @@ def test_an_adjustment_is_the_equation_with_each_rows_own_target(name, make):
     for magnitude in (False, True):
         rule = Adjustment(beta, target, Parity(torch.tensor(1.0)), 6.0, 0.2, magnitude)
         wanted = by_generate(
-            name, lambda at, n, m=magnitude: Written(n, beta, 6.0, 0.2, float(target[at]), m)
+            name, lambda at, n, m=magnitude: [Written(n, beta, 6.0, 0.2, float(target[at]), m)]
         )
         assert told(name, make, Edit(rules=(rule,))) == wanted
         assert wanted != told(name, make, Edit())
@@ -122,7 +122,7 @@ def test_phrases_are_what_no_bad_words_forbids(name, make):
     width = max(map(len, bad))
     ids = torch.tensor([[-1] * (width - len(b)) + b for b in bad])
     wanted = by_generate(
-        name, lambda at, n: After(n, NoBadWordsLogitsProcessor(bad, eos_token_id=None))
+        name, lambda _, n: [After(n, NoBadWordsLogitsProcessor(bad, eos_token_id=None))]
     )
     assert told(name, make, Edit(rules=(Phrases(ids, float("inf")),))) == wanted
     assert wanted != plain

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import (
     LogitsProcessor,
-    LogitsProcessorList,
     SequenceBiasLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
@@ -21,8 +20,8 @@ from lmmsteer.methods.blocklist import Blocklist
 from lmmsteer.methods.vdd import Vdd
 from lmmsteer.methods.words import sequences, whole_spellings
 from tests.engine.test_families import NEW, rows
-from tests.engine.test_rules import After
-from tests.tiny import photographs, tiny_lmm
+from tests.engine.test_rules import After, by_generate, told
+from tests.tiny import tiny_lmm
 from tests.tiny_families import tiny_family_lmm
 
 GREEDY = Sampling(temperature=0, max_new_tokens=NEW)
@@ -30,34 +29,10 @@ ENGINES = [lambda: Shared(5), lambda: Reference(5)]
 FAMILIES = ["llava", "mllama", "qwen2_5_vl", "paligemma", "blip", "clipcap"]
 
 
-def told(make, name, edit, sampling=GREEDY):
-    found = list(make().generate(tiny_family_lmm(name), rows(), photographs(), edit, sampling))
-    assert [r.error for r in found] == [None] * len(found)
-    return [r.token_ids for r in found]
-
-
-def by_generate(name, processors_of):
-    lmm, answers = tiny_family_lmm(name), []
-    for request in rows():
-        inputs = lmm.inputs([request.prompt], [photographs()[request.image_id]])
-        length = inputs["input_ids"].shape[1]
-        out = lmm.model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=NEW,
-            eos_token_id=list(lmm.eos_ids) or None,
-            pad_token_id=0,
-            logits_processor=LogitsProcessorList(processors_of(length)),
-        )
-        tokens = out[0, length:].tolist()
-        answers.append(tokens[:-1] if tokens[-1] in lmm.eos_ids else tokens)
-    return answers
-
-
 def spoken(name):
     """A word that the model says in one token and one that takes it several, from its answers."""
     lmm = tiny_family_lmm(name)
-    said = {token for tokens in told(ENGINES[0], name, Edit()) for token in tokens}
+    said = {token for tokens in told(name, ENGINES[0], Edit()) for token in tokens}
     texts = {t: lmm.tokenizer.decode([t]).strip() for t in said}
     words = [text for text in texts.values() if text.isalpha() and text.isascii()]
     return words[:3]
@@ -73,7 +48,7 @@ def test_a_blocklist_is_suppress_tokens_and_sequence_bias(name, make):
     assert single
     assert several
 
-    def processors(length):
+    def processors(_, length):
         bias = dict.fromkeys(several, -math.inf)
         return [
             SuppressTokensLogitsProcessor(single, device="cpu"),
@@ -82,8 +57,8 @@ def test_a_blocklist_is_suppress_tokens_and_sequence_bias(name, make):
 
     edit = Blocklist(words=words).edit(lmm, rows(), Context())
     wanted = by_generate(name, processors)
-    assert told(make, name, edit) == wanted
-    assert wanted != told(make, name, Edit())
+    assert told(name, make, edit) == wanted
+    assert wanted != told(name, make, Edit())
 
 
 def test_phrases_and_case_and_spaces_are_covered():
@@ -133,9 +108,9 @@ class Contrasted(LogitsProcessor):
 def test_vdd_removed_is_the_equation_on_generate(name, make):
     lmm = tiny_family_lmm(name)
     edit = Vdd(alpha=0.7, beta=0.05).edit(lmm, rows(), Context())
-    wanted = by_generate(name, lambda length: [Contrasted(lmm, length, 0.7, 0.05)])
-    assert told(make, name, edit) == wanted
-    assert wanted != told(make, name, Edit())
+    wanted = by_generate(name, lambda _, length: [Contrasted(lmm, length, 0.7, 0.05)])
+    assert told(name, make, edit) == wanted
+    assert wanted != told(name, make, Edit())
 
 
 def test_vdds_parameters_are_checked_and_average_has_two_streams():
