@@ -6,7 +6,7 @@ OUT ?= runs/demo
 IMAGES ?= 120
 CORES ?= 2
 
-.PHONY: help demo methods test lint train-demo clean
+.PHONY: help demo methods test lint train-demo scale corrupt chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -31,6 +31,20 @@ lint: $(VENV)/installed ## ruff, pyright, the import contract
 
 methods: $(VENV)/installed ## every method on the demo LMM, and their table (runs/methods)
 	VENV=$(VENV) sh lmmsteer/demo/methods.sh
+
+scale: N ?= 1000000
+scale: $(VENV)/installed ## N rows written, killed, resumed, scanned, verified (57000000: 5 GB, an hour)
+	$(BIN)/python -m tests.scale $(N) runs/scale-$(N)
+
+corrupt: N ?= 1000
+corrupt: SEED ?= 0
+corrupt: $(VENV)/installed ## N random corruptions of a small run: all found, named and mended
+	$(BIN)/python -m tests.corruption $(N) $(SEED)
+
+chaos: N ?= 20
+chaos: SEED ?= 0
+chaos: $(VENV)/installed ## N schedules of kills, stops and full disks on a real Ray cluster, compared
+	$(BIN)/python -m tests.chaos $(N) $(SEED)
 
 train-demo: $(VENV)/installed ## train the demo LMM again (see lmmsteer/demo/README.md)
 	$(BIN)/python -m lmmsteer.demo.train

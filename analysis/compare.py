@@ -77,21 +77,35 @@ def _scores(store: Store, name: str, model: str, dataset: str) -> Found:
 
 
 def _seconds(store: Store, model: str, dataset: str) -> dict[tuple[str, str], float]:
-    """Worker seconds of every cell, from the logs; a line that is torn does not count."""
+    """Worker seconds of every cell, from the logs of whoever answered it.
+
+    A line that is torn does not count, nor does a shard whose part was another worker's.
+    """
     found: dict[tuple[str, str], float] = defaultdict(float)
     for path in store.list("logs"):
-        if not path.rpartition("/")[2].startswith("generate"):
+        if not path.rpartition("/")[2].startswith(("generate", "resume")):
             continue
-        for line in store.read_bytes(path).decode().splitlines():
+        for line in store.read_bytes(path).splitlines():
             try:
                 event = json.loads(line)
             except ValueError:
                 continue
-            if event["event"] == "done":
-                of_model, method, attribute, of_dataset = event["cell"].split(" ")
-                if (of_model, of_dataset) == (model, dataset):
-                    found[method, attribute] += event["seconds"]
+            cell = _cell(event, model, dataset)
+            if cell is not None:
+                found[cell] += event["seconds"]
     return found
+
+
+def _cell(event: Any, model: str, dataset: str) -> tuple[str, str] | None:
+    """The method and the attribute that a line of a log has answered a shard of."""
+    if not isinstance(event, dict) or event.get("event") != "done":
+        return None
+    label = event["cell"]
+    start, end = f"{model} ", f" {dataset}"
+    if not event.get("created", True) or not (label.startswith(start) and label.endswith(end)):
+        return None
+    method, _, attribute = label[len(start) : -len(end)].rpartition(" ")
+    return method, attribute
 
 
 def _shown(

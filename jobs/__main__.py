@@ -31,11 +31,12 @@ VERBS = {
     "doctor": "checks device, Ray, storage, model files and extras, and says what mends them",
     "demo-data": "draws the demo people and their labels into a folder",
     "manifest": "data set x prompts x seeds as Parquet parts",
-    "plan": "cells, rows, shards done and left; loads no weights",
+    "plan": "cells, rows, shards, hours, bytes, price; loads no weights",
     "fit": "what a method learns: directions and their scores",
     "generate": "answers what is left of a cell or, with -m, of a sweep",
     "resume": "the same from the output folder alone; retry=true does failed rows again",
-    "status": "cells by done, left, failed; the last errors",
+    "status": "cells by done, left, failed; rate, time left, the last errors",
+    "verify": "every part re-read; repair=true moves bad ones aside, to be made again",
     "analyze": "mentions, sentiment, occupation: answers to scores",
     "report": "tables, plot and one HTML page",
     "bench": "this engine against transformers' generate with hooks, on your model and card",
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lmmsteer {lmmsteer.__version__}")
         return 0
     verb, *rest = arguments
-    rest = [_quoted(word) for word in rest]
+    rest = [_quoted(_spelled(verb, word)) for word in rest]
     rest.sort(key=lambda word: word not in ("-m", "--multirun"))  # argparse wants it first
     if verb not in VERBS:
         print(f"lmmsteer: {verb} is not a verb.\n\n{_usage()}", file=sys.stderr)
@@ -102,6 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command again does what is missing.", file=sys.stderr)
         return 1
+
+
+def _spelled(verb: str, word: str) -> str:
+    """What Hydra's grammar would not read: `--watch` of status, `rates=A,B` of plan."""
+    key, _, value = word.partition("=")
+    if verb == "status" and key == "--watch":
+        return f"watch={value or 'true'}"
+    if verb == "plan" and key == "rates" and "," in value and value[0] not in "'\"[":
+        return "rates=[" + ",".join(f"'{folder}'" for folder in value.split(",")) + "]"
+    return word
 
 
 def _quoted(word: str) -> str:

@@ -80,6 +80,25 @@ def once(lmm: Lmm, work: Workload, engine: Shared, make: Made) -> float:
     return time.perf_counter() - started
 
 
+def rounds(
+    seconds: Callable[[str | None], float], names: Sequence[str], repeats: int
+) -> dict[str, list[float]]:
+    """How many times as long as unsteered each method takes, in every round.
+
+    2 s / (b + a): s the method's run, b and a the unsteered runs before and after it, which the
+    next method shares. seconds: of one run; None is unsteered.
+    """
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(repeats):
+        before = seconds(None)
+        for name in names:
+            steered = seconds(name)
+            after = seconds(None)
+            found[name].append(2 * steered / (before + after))
+            before = after
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     line = argparse.ArgumentParser("python -m jobs.cost", description=__doc__)
     line.add_argument("--shape", default="cpu-155m")
@@ -103,17 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     work, engine = workload(options), Shared(asked.slots)
     made = made_up(lmm, work, engine)
-    if asked.methods:
-        made = {name: made[name] for name in asked.methods.split(",")}
+    names = asked.methods.split(",") if asked.methods else list(made)
+    if unknown := [name for name in names if name not in made]:
+        line.error(f"no method is called {', '.join(unknown)} here; there are {', '.join(made)}")
     once(lmm, work.part(15, 4), engine, Edit)
-    ratios: dict[str, list[float]] = {name: [] for name in made}
-    for _ in range(asked.repeats):
-        before = once(lmm, work, engine, Edit)
-        for name, make in made.items():
-            steered = once(lmm, work, engine, make)
-            after = once(lmm, work, engine, Edit)
-            ratios[name].append(2 * steered / (before + after))
-            before = after
+
+    def seconds(name: str | None) -> float:
+        return once(lmm, work, engine, Edit if name is None else made[name])
+
+    ratios = rounds(seconds, names, asked.repeats)
     print(
         f"{asked.shape} on {kind}: {len(work.requests)} rows, {work.tokens} tokens, "
         f"{asked.repeats} rounds"

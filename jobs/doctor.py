@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import platform
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,21 +108,17 @@ def _storage(asked: DoctorConfig) -> str:
     if asked.out is None:
         return "not asked (out=FOLDER checks one)"
     store = open_store(asked.out)
-    name = f"trash/doctor-{uuid.uuid4().hex}"
-    if not store.create(name, b"lmmsteer") or store.create(name, b"other"):
-        raise LmmsteerError(
-            f"{store.root} does not keep a second writer from a file that exists.",
-            "Choose a file system with hard links, or an object store: out=s3://BUCKET/PATH",
-        )
-    local = store.local(name)
-    if local is None:
-        return f"{store.root} can be written"
-    free = shutil.disk_usage(Path(store.root)).free
-    local.unlink()
-    for folder in (local.parent, Path(store.root)):
-        if not any(folder.iterdir()):
+    made = [folder for folder in _folders(store.local("")) if not folder.exists()]
+    commit, free = store.commit, store.free()
+    with contextlib.suppress(OSError):  # a run that began meanwhile may need them
+        for folder in made:
             folder.rmdir()
-    return f"{store.root} can be written, one creation of a name wins, {free / 2**30:.0f} GiB free"
+    room = f", {free / 2**30:.0f} GiB free" if free is not None else ""
+    return f"{store.root} can be written{room}; a part is committed by: {commit}"
+
+
+def _folders(root: Path | None) -> list[Path]:
+    return [] if root is None else [root, *root.parents]
 
 
 def _ray(asked: DoctorConfig) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 from jobs import explain
 from lmmsteer import manifest
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet.driver import Driver, Item, Log
+from lmmsteer.fleet import run as fleet
 from lmmsteer.fleet.fits import Fit, resolve_fit
+from lmmsteer.fleet.journal import Journal
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.fleet.plan import store_of
 from lmmsteer.fleet.progress import Display
 from lmmsteer.fleet.task import Report
+from lmmsteer.fleet.telling import Listener, log_name
+from lmmsteer.fleet.work import Failure, Item, lots
 from lmmsteer.store import Store
 
 
@@ -29,19 +32,21 @@ def run(members: list[Member]) -> int:
         for fit in fits.values()
         if not fit.done
     ]
-    failures = []
+    failures: list[Failure] = []
     if items:
         first = next(iter(fits.values())).config
-        with Display(len(items), "fit", unit="fits") as display:
+        labels = {log_name(fit.task): fit.label for fit in fits.values()}
+        heard = Listener(store, labels, lambda line: print(line, file=sys.stderr, flush=True))
+        with Display(len(items), "fit", unit="fits") as display, heard:
 
             def on_report(item: Item, report: Report) -> None:
                 display.add(1, report.failure is not None)
-                for line in report.said:
-                    print(f"{item.label}: {line}", file=sys.stderr)
+                heard.take(item.label, report.said)
 
-            failures = Driver(first.cluster, first.device, Log(store, "fit"), on_report).run(items)
+            journal = Journal(store, "fit")
+            failures = fleet.carry_out(lots(items), first.cluster, first.device, journal, on_report)
     for failure in failures:
-        print(f"failed: {failure.label}: {failure.error}", file=sys.stderr)
+        print(f"failed: {failure}", file=sys.stderr)
     missing = sum(not _show(store, fit) for fit in fits.values())
     if not fits:
         return 2

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
-from typing import Any
+from collections.abc import Sequence
 
 from jobs import explain
-from lmmsteer.fleet.driver import Driver, Failure, Item, Log
+from lmmsteer.fleet import run as fleet
+from lmmsteer.fleet.journal import Journal, place_among_drivers
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.fleet.plan import Plan
 from lmmsteer.fleet.progress import Display
+from lmmsteer.fleet.resolve import Job
 from lmmsteer.fleet.task import Report
+from lmmsteer.fleet.work import Failure, Item
+from lmmsteer.store import require_free
+
+LEAST_FREE = 64 << 20  # Bytes: below, no run is begun that the next part would end.
 
 
 def run(members: list[Member]) -> int:
@@ -23,18 +31,60 @@ def carry_out(plan: Plan, verb: str) -> int:
     """Answer what is left of a plan; shared with resume."""
     if not plan.jobs:
         return refuse(plan)
+    require_free(plan.store, LEAST_FREE)
     plan.begin()
-    items = plan.items()
-    log = Log(plan.store, verb)
+    plan.store.collect("responses")
+    journal = Journal(plan.store, verb)
+    place = place_among_drivers(plan.store)
+    rows = sum(plan.rows_left(job) for job in plan.jobs)
+    _note_start(plan, journal, rows)
+    code = 1
+    try:
+        failures = _answer(plan, verb, journal, rows, place)
+        plan.store.collect("responses")  # What others' workers made is durable before it counts.
+        code = conclude(plan, failures)
+    finally:
+        journal.write("end", code=code)
+        journal.close()
+    return code
+
+
+def _answer(plan: Plan, verb: str, journal: Journal, rows: int, place: float) -> list[Failure]:
     failures: list[Failure] = []
-    with Display(sum(item.rows for item in items), verb, enabled=bool(items)) as display:
+    with Display(rows, verb, enabled=rows > 0) as display:
 
         def on_report(item: Item, report: Report) -> None:
-            display.add(item.rows, sum(report.failed.values()))
+            display.add(report.rows, sum(report.failed.values()))
 
-        for device, cluster, group in _by_machine(plan, items):
-            failures += Driver(cluster, device, log, on_report).run(group)
-    return conclude(plan, failures)
+        for jobs in _by_machine(plan.jobs):
+            config = jobs[0].config
+            failures += fleet.carry_out(
+                plan.lots(jobs, place),
+                config.cluster,
+                config.device,
+                journal,
+                on_report,
+                plan.budgets(jobs),
+                None if config.mixed_stack else jobs[0].record.stack,
+            )
+    return failures
+
+
+def _note_start(plan: Plan, journal: Journal, rows: int) -> None:
+    cells = [str(job.cell) for job in plan.jobs]
+    about = {"driver": journal.driver, "pid": os.getpid(), "host": socket.gethostname()}
+    journal.write("start", **about, rows=rows, cells=cells, stack=plan.jobs[0].record.stack)
+    for refusal in plan.refused:
+        error = refusal.error
+        journal.write("refused", member=refusal.label, error=error.what, mend=error.mend)
+
+
+def _by_machine(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs by the device and cluster that they ask for: one group in all but odd sweeps."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(f"{job.config.device} {job.config.cluster}", []).append(job)
+    return list(groups.values())
 
 
 def refuse(plan: Plan) -> int:
@@ -50,7 +100,7 @@ def refuse(plan: Plan) -> int:
 def conclude(plan: Plan, failures: list[Failure]) -> int:
     """A line for each cell, each failure by name, and the exit code that the listing justifies."""
     for failure in failures:
-        print(f"failed: {failure.label} {failure.part}: {failure.error}", file=sys.stderr)
+        print(f"failed: {failure}", file=sys.stderr)
     refuse(plan)
     planned = done = 0
     bad = False
@@ -73,18 +123,3 @@ def conclude(plan: Plan, failures: list[Failure]) -> int:
 def _failed(kinds: dict[str, int]) -> str:
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"; failed rows: {named}" if named else "; failed rows: 0"
-
-
-def _by_machine(plan: Plan, items: list[Item]) -> list[tuple[Any, Any, list[Item]]]:
-    """Items by the device and cluster that their cells ask for: one group in all but odd sweeps."""
-    groups: list[tuple[Any, Any, list[Item]]] = []
-    config = {job.cell.folder: job.config for job in plan.jobs}
-    for item in items:
-        asked = config[item.task.folder]  # type: ignore[union-attr]
-        for device, cluster, group in groups:
-            if (device, cluster) == (asked.device, asked.cluster):
-                group.append(item)
-                break
-        else:
-            groups.append((asked.device, asked.cluster, [item]))
-    return groups

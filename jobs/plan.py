@@ -1,77 +1,159 @@
-"""plan: what a command would do, with nothing written and no weights loaded."""
+"""plan: what a command would do and what it would take, with nothing written, no weights loaded."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import open_dict
+from omegaconf import ListConfig, open_dict
 
-from jobs import explain
+from jobs import explain, plan_text
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet import sizes
 from lmmsteer.fleet.launcher import Member
-from lmmsteer.fleet.plan import Plan
-from lmmsteer.fleet.resolve import Job
+from lmmsteer.fleet.logs import Logs
+from lmmsteer.fleet.outlook import Forecast
+from lmmsteer.fleet.plan import Plan, Refusal
+from lmmsteer.fleet.prospect import HOUR, Ahead, Prospect
+from lmmsteer.fleet.rates import Match, Rates
 from lmmsteer.fleet.steering import MissingArtifact
+from lmmsteer.store import Store, open_store
+
+Facts = dict[str, Any]
 
 
 def run(members: list[Member]) -> int:
-    """Cells, rows and shards done and left, and what is missing with the command that makes it."""
-    as_json = any(m.config is not None and m.config.json for m in members)
-    for config in (m.config for m in members if m.config is not None):
-        with open_dict(config):
-            del config["json"]  # the rest is what generate takes
+    """Cells, rows, shards, hours, bytes and price, and what is missing with what makes it."""
+    as_json, folders = _own_keys(members)
     plan = Plan.of_members(members, lambda error: explain.sentence(error, "plan"))
-    rows = [_describe(plan, job) for job in plan.jobs]
-    refused = [
-        {
-            "member": r.label,
-            "missing_artifact": isinstance(r.error, MissingArtifact),
-            "error": r.error.what,
-            "mend": r.error.mend,
-        }
-        for r in plan.refused
-    ]
-    if as_json:
-        print(json.dumps({"out": plan.store.root, "cells": rows, "refused": refused}, indent=1))
-    else:
-        _show(rows, refused)
-    if refused and not rows and not all(r["missing_artifact"] for r in refused):
+    stores = {store.root: store for store in (plan.store, *map(_recorded, folders))}
+    found = facts(Prospect(plan, members, Rates(list(stores.values()))), folders)
+    print(json.dumps(found, indent=1) if as_json else "\n".join(plan_text.lines(found)))
+    refused = found["refused"]
+    if refused and not found["cells"] and not all(r["missing_artifact"] for r in refused):
         return 2
     return 0
 
 
-def _describe(plan: Plan, job: Job) -> dict[str, Any]:
-    """A job in numbers; pictures of a manifest that is not made yet are not counted."""
-    cell = job.cell
-    names = {k: getattr(cell, k) for k in ("model", "method", "attribute", "dataset")}
-    made = plan.manifests.get(cell.dataset)
-    if made is None:
-        unknown = dict.fromkeys(("rows", "rows_left", "shards", "shards_done", "shards_left"))
-        return {**names, **unknown, "manifest": False}
-    left = plan.left(job)
+def _own_keys(members: Sequence[Member]) -> tuple[bool, list[str]]:
+    """json and rates, taken out of the configs: the rest is what generate takes."""
+    configs = [member.config for member in members if member.config is not None]
+    as_json, rates = any(c.json for c in configs), configs[0].rates if configs else None
+    for config in configs:
+        with open_dict(config):
+            del config["json"], config["rates"]
+    if rates is None:
+        return as_json, []
+    listed = isinstance(rates, (ListConfig, list))
+    return as_json, [str(folder) for folder in (rates if listed else str(rates).split(","))]
+
+
+def _recorded(folder: str) -> Store:
+    store = open_store(folder)
+    if not any(log.done for log in Logs(store).read()):
+        raise LmmsteerError(
+            f"rates={folder}: no shard that was answered is recorded there.",
+            "Name the output folder of a run: rates=FOLDER[,FOLDER]",
+        )
+    return store
+
+
+def facts(ahead: Prospect, folders: Sequence[str]) -> Facts:
+    """Every number of the plan, as JSON has it."""
+    cells = [_cell(one) for one in ahead.cells]
+    seconds, price = ahead.seconds(), ahead.price()
     return {
-        **names,
-        "rows": made.rows,
-        "rows_left": sum(shard.rows for shard in left),
-        "shards": len(made.shards),
-        "shards_done": len(made.shards) - len(left),
-        "shards_left": len(left),
-        "manifest": True,
+        "out": ahead.store.root,
+        "cells": cells,
+        "refused": [_refused(r, ahead.waiting.get(r.label)) for r in ahead.plan.refused],
+        "total": _total(ahead),
+        "card_hours": _hours(ahead.card_seconds()),
+        "card_hours_unknown": ahead.unknown,
+        "workers": ahead.workers(),
+        "hours": None if seconds is None else _hours(seconds),
+        "price": None if price is None else price.numbers(),
+        **_sizes(ahead),
+        "rates": list(folders),
     }
 
 
-def _show(rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> None:
-    for row in rows:
-        cell = " ".join(row[k] for k in ("model", "method", "attribute", "dataset"))
-        if row["manifest"]:
-            print(
-                f"{cell}: {row['shards_done']} of {row['shards']} shards done,"
-                f" {row['rows_left']} of {row['rows']} rows left"
-            )
-        else:
-            print(f"{cell}: its manifest is not made yet (lmmsteer manifest, or generate makes it)")
-    for refusal in refused:
-        print(f"{refusal['member']}: {refusal['error']}\n  {refusal['mend']}")
-    known = [row for row in rows if row["manifest"]]
-    total = sum(row["rows_left"] for row in known)
-    print(f"{len(rows)} cells, {total} rows left in the manifests that are there")
+def _cell(one: Ahead) -> Facts:
+    return {**one.names, "shards_done": one.extent.shards - one.shards_left, **_ahead(one)}
+
+
+def _ahead(one: Ahead) -> Facts:
+    return {
+        "rows": one.extent.rows,
+        "rows_left": one.rows_left,
+        "shards": one.extent.shards,
+        "shards_left": one.shards_left,
+        "manifest": one.extent.made,
+        "card_hours": None if one.forecast is None else _hours(one.forecast),
+        "rate": None if one.match is None else _rate(one.match),
+        "response_bytes_left": one.bytes,
+    }
+
+
+def _rate(match: Match) -> Facts:
+    """What the rate was taken from; rows_per_second: of one card."""
+    return {
+        "rows_per_second": float(f"{match.pace.rows_per_second:.4g}"),
+        "recorded_shards": len(match.pace.done),
+        "recorded_in": sorted({one.store.root for one in match.found}),
+        "recorded_cells": [one.label for one in match.found],
+        "device": match.card,
+        "same_method": match.same_method,
+        "other_settings": list(match.unlike),
+    }
+
+
+def _refused(refusal: Refusal, waiting: Ahead | None) -> Facts:
+    return {
+        "member": refusal.label,
+        "missing_artifact": isinstance(refusal.error, MissingArtifact),
+        "error": refusal.error.what,
+        "mend": refusal.error.mend,
+        **(_ahead(waiting) if waiting is not None else {}),
+    }
+
+
+def _total(ahead: Prospect) -> Facts:
+    everything = ahead.all
+    return {
+        "cells": len(ahead.cells),
+        "waiting_for_artifacts": len(ahead.waiting),
+        "pictures": sum(extent.pictures for extent in ahead.extents),
+        "rows": sum(one.extent.rows for one in everything),
+        "rows_left": sum(one.rows_left for one in everything),
+        "shards": sum(one.extent.shards for one in everything),
+        "shards_left": sum(one.shards_left for one in everything),
+    }
+
+
+def _hours(seconds: Forecast) -> Mapping[str, float | None]:
+    return seconds.times(1 / HOUR).numbers()
+
+
+def _sizes(ahead: Prospect) -> Facts:
+    """Files and bytes that are still to be written, and whether the disk has room for them."""
+    known = [one.bytes for one in ahead.all if one.bytes is not None]
+    manifests = sum(extent.bytes for extent in ahead.extents)
+    free = sizes.free_bytes(ahead.store)
+    total, unknown = manifests + sum(known), len(ahead.all) - len(known)
+    fits = None if free is None or (unknown and total <= free) else total <= free
+    return {
+        "bytes": {
+            "manifests": manifests,
+            "responses": sum(known),
+            "responses_unknown_cells": unknown,
+            "total": total,
+            "free": free,
+            "fits": fits,
+        },
+        "files": {
+            "manifests": sum(extent.files for extent in ahead.extents),
+            "responses": sum(one.shards_left for one in ahead.all),
+            "records": sum(not one.recorded for one in ahead.all),
+        },
+    }

@@ -3,105 +3,123 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from jobs import explain
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from jobs import explain, status_text
 from lmmsteer import config as configs
-from lmmsteer import manifest
-from lmmsteer.config import OutConfig
+from lmmsteer.config import StatusConfig
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet import cells
 from lmmsteer.fleet.launcher import Member
+from lmmsteer.fleet.logs import Logs
+from lmmsteer.fleet.overview import look
+from lmmsteer.fleet.standing import Ledger
 from lmmsteer.store import Store, open_store
 
-LAST_ERRORS = 5
+EVERY = 5.0  # Seconds between two looks of --watch.
+
+Look = dict[str, Any]
 
 
 def run(members: list[Member]) -> int:
     """Exit code 0 where every cell is complete within its failed share, 1 where not."""
     if members[0].config is None:
         raise explain.sentence(members[0].error or ValueError("no config"), "status")
-    asked = configs.typed(members[0].config, OutConfig, "")
-    store = open_store(asked.out)
-    records = cells.load_all(store)
-    if not records:
-        raise LmmsteerError(
-            f"{store.root} holds no cell that was started.", "Start one with: lmmsteer generate"
-        )
-    rows = [_describe(store, record) for record in records]
-    log = _last_log(store)
+    asked = configs.typed(members[0].config, StatusConfig, "")
+    every = _every(asked.watch)
+    looks = _looks(open_store(asked.out), asked.max_failed_share)
+    if every is not None:
+        return _watch(looks, every, asked.json)
+    found = looks()
     if asked.json:
-        print(json.dumps({"out": store.root, "cells": rows, **log}, indent=1))
+        print(json.dumps(found, indent=1))
+    elif sys.stdout.isatty():
+        Console(highlight=False).print(_colored(status_text.lines(found)), soft_wrap=True)
     else:
-        _show(rows, log)
-    return 0 if all(row["state"] == "complete" for row in rows) else 1
+        print("\n".join(status_text.lines(found)))
+    return _code(found)
 
 
-def _describe(store: Store, record: cells.CellRecord) -> dict[str, Any]:
-    cell = record.cell
-    made = manifest.load(store, cell.dataset)
-    planned = {shard.name for shard in made.shards} if made is not None else set()
-    done = planned & cells.done(store, cell.folder)
-    answered, failed = cells.failed_rows(store, cell.folder, done)
-    rows = made.rows if made is not None else 0
-    share = failed.total() / max(answered, 1)
-    state = "complete" if rows and answered == rows else "incomplete"
-    if share > record.config.get("max_failed_share", 0.01):
-        state = "failed"
-    return {
-        **{k: getattr(cell, k) for k in ("model", "method", "attribute", "dataset")},
-        "state": state,
-        "rows": rows,
-        "rows_done": answered,
-        "rows_left": rows - answered,
-        "shards": len(planned),
-        "shards_done": len(done),
-        "shards_left": len(planned) - len(done),
-        "failed": dict(sorted(failed.items())),
-    }
-
-
-def _last_log(store: Store) -> dict[str, Any]:
-    """The newest log's rate over its own shards, and its last errors."""
-    names = [
-        n for n in store.list("logs") if n.rpartition("/")[2].startswith(("generate-", "resume-"))
-    ]
-    if not names:
-        return {"log": None, "rows_per_second": None, "errors": []}
-    newest = max(names, key=lambda name: name.partition("-")[2])
-    lines = store.read_bytes(newest).decode("utf-8", "replace").splitlines()
-    events = [event for event in map(_parse, lines) if event is not None]
-    done = [e for e in events if e["event"] == "done"]
-    workers = len({e["worker"] for e in done})
-    seconds = sum(e["seconds"] for e in done)
-    rate = sum(e["rows"] for e in done) / seconds * workers if seconds else None
-    errors = [e for e in events if e["event"] in ("failure", "death")][-LAST_ERRORS:]
-    return {"log": newest, "rows_per_second": rate and round(rate, 2), "errors": errors}
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:  # the last line of a driver that died while it wrote
+def _every(watch: Any) -> float | None:
+    """Seconds between two looks; None for one look alone."""
+    if watch is None or watch is False:
         return None
+    if watch is True:
+        return EVERY
+    if isinstance(watch, (int, float)) and watch > 0:
+        return float(watch)
+    raise LmmsteerError(
+        f"watch={watch} is neither true nor a number of seconds.", "For example --watch or watch=10"
+    )
 
 
-def _show(rows: list[dict[str, Any]], log: dict[str, Any]) -> None:
-    for row in rows:
-        name = " ".join(row[k] for k in ("model", "method", "attribute", "dataset"))
-        failed = ", ".join(f"{n} {kind}" for kind, n in row["failed"].items()) or "0"
-        print(
-            f"{name}: {row['state']}, {row['shards_done']} of {row['shards']} shards,"
-            f" {row['rows_done']} of {row['rows']} rows, failed rows: {failed}"
-        )
-    left = sum(row["rows_left"] for row in rows)
-    rate = log["rows_per_second"]
-    if left and rate:
-        print(
-            f"{left} rows left; {rate:.1f} rows/s in the last run: about {left / rate / 60:.0f} min"
-        )
-    for error in log["errors"]:
-        where = " ".join(str(error[k]) for k in ("cell", "part") if k in error)
-        print(f"last errors: {where or error['event']}: {error.get('error', '')}")
-    if log["errors"]:
-        print(f"more in {log['log']}")
+def _looks(store: Store, share: float | None) -> Callable[[], Look]:
+    """What looks at the folder, again and again; what cannot change is read once."""
+    ledger, logs = Ledger(store), Logs(store)
+
+    def once() -> Look:
+        standings = ledger.standings(share)
+        if not standings:
+            raise LmmsteerError(
+                f"{store.root} holds no cell that was started.", "Start one with: lmmsteer generate"
+            )
+        return {"out": store.root, **look(standings, logs.read(), time.time())}
+
+    return once
+
+
+def _code(found: Look) -> int:
+    return 0 if all(cell["state"] == "complete" for cell in found["cells"]) else 1
+
+
+def _watch(looks: Callable[[], Look], every: float, as_json: bool) -> int:
+    """Look until nothing is left to do, or Ctrl-C; the exit code is the last look's."""
+    code = 1
+    with _shown(as_json) as show:
+        try:
+            while True:
+                found = looks()
+                code = _code(found)
+                show(found)
+                if found["total"]["rows"] and not found["total"]["rows_left"]:
+                    return code
+                time.sleep(every)
+        except KeyboardInterrupt:
+            return code
+
+
+@contextmanager
+def _shown(as_json: bool) -> Iterator[Callable[[Look], None]]:
+    """What shows one look after the other: JSON lines, one place of a terminal, or blocks."""
+    if as_json or not sys.stdout.isatty():
+        yield lambda found: print(_block(found, as_json), flush=True)
+        return
+    with Live(auto_refresh=False, vertical_overflow="crop") as live:
+        yield lambda found: live.update(_cut(status_text.screen(found)), refresh=True)
+
+
+def _block(found: Look, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(found)
+    return "\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *status_text.lines(found), ""])
+
+
+def _cut(lines: list[str]) -> Text:
+    """Lines that end where the terminal does, so that each stays one."""
+    text = _colored(lines)
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def _colored(lines: list[str]) -> Text:
+    text = Text("\n".join(lines))
+    text.highlight_regex(r"(?<!in)complete,", "green")
+    text.highlight_regex(r"\b(failed|damaged)[,:]", "red")
+    return text

@@ -6,18 +6,17 @@ themselves; `typed` checks any composed group against its dataclass.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.prompts import read_prompts
+from lmmsteer.texts import problem_of_name, problem_of_text
 
 T = TypeVar("T")
 
@@ -72,18 +71,25 @@ class EngineConfig:
 
 @dataclass
 class DeviceConfig:
-    """auto, cuda, hpu or cpu; threads: CPU threads of one worker."""
+    """auto, cuda, hpu or cpu; threads: CPU threads of one worker; price: money for a card-hour."""
 
     kind: str = "auto"
     threads: int = 1
+    price: float | None = None
 
 
 @dataclass
 class ClusterConfig:
-    """address: an existing Ray cluster (null: this machine); workers: null is one for each card."""
+    """address: an existing Ray cluster (null: this machine); workers: null is one for each card.
+
+    deadline: seconds without a token after which a worker is given up. drain: seconds that open
+    shards have after a stop was asked for.
+    """
 
     address: str | None = None
     workers: int | None = None
+    deadline: float = 600.0
+    drain: float = 15.0
 
 
 @dataclass
@@ -109,9 +115,10 @@ class GenerateConfig:
 
 @dataclass
 class PlanConfig(GenerateConfig):
-    """The same, shown as text or JSON."""
+    """The same, shown as text or JSON; rates: output folders whose logs say how fast a card is."""
 
     json: bool = False
+    rates: Any = None
 
 
 @dataclass
@@ -120,6 +127,26 @@ class OutConfig:
 
     out: str = MISSING
     json: bool = False
+
+
+@dataclass
+class StatusConfig(OutConfig):
+    """watch: true, or seconds from look to look; max_failed_share: null is each cell's own."""
+
+    watch: Any = False
+    max_failed_share: float | None = None
+
+
+@dataclass
+class VerifyConfig(OutConfig):
+    """repair: move what is bad to out/trash. sample: share of the shards that are read, chosen by
+    `sample_seed`; workers: processes (null: by the work); grace: seconds a temporary is let be."""
+
+    repair: bool = False
+    sample: float = 1.0
+    sample_seed: int = 0
+    workers: int | None = None
+    grace: float = 3600.0
 
 
 @dataclass
@@ -218,7 +245,8 @@ def register_all() -> None:
         register(name, GenerateConfig)
     register("plan", PlanConfig)
     register("resume", ResumeConfig)
-    register("status", OutConfig)
+    register("status", StatusConfig)
+    register("verify", VerifyConfig)
     register("demo_data", DemoDataConfig)
     register("doctor", DoctorConfig)
     register("analyze", AnalyzeConfig)
@@ -251,7 +279,7 @@ def explain(error: OmegaConfBaseException, group: str = "") -> str:
 
 def prompts(config: PromptsConfig) -> dict[str, str]:
     """The prompts by id; `prompts.file` replaces the composed ones."""
-    items = dict(config.items) if config.file is None else _read_prompts(Path(config.file))
+    items = dict(config.items) if config.file is None else read_prompts(Path(config.file))
     if not items:
         raise LmmsteerError(
             "There are no prompts.", "Name some: prompts=open5 or prompts.file=FILE"
@@ -259,37 +287,6 @@ def prompts(config: PromptsConfig) -> dict[str, str]:
     for key, text in items.items():
         if not text or not text.strip():
             raise LmmsteerError(f"The prompt {key} is empty.", "Write its text, or take it out.")
-    return items
-
-
-def _read_prompts(path: Path) -> dict[str, str]:
-    mend = "Write a YAML mapping of id: text, or a CSV file with the columns id and text."
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LmmsteerError(f"prompts.file={path} cannot be read: {error}.", mend) from error
-    if path.suffix.lower() == ".csv":
-        return _prompts_from_csv(path, text, mend)
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
-        raise LmmsteerError(f"prompts.file={path} is no valid YAML: {where}.", mend) from error
-    data = data.get("items", data) if isinstance(data, Mapping) else data
-    if not isinstance(data, Mapping) or not all(isinstance(v, str) for v in data.values()):
-        raise LmmsteerError(f"prompts.file={path} is not a mapping of id to text.", mend)
-    return {str(key): value for key, value in data.items()}
-
-
-def _prompts_from_csv(path: Path, text: str, mend: str) -> dict[str, str]:
-    rows = list(csv.DictReader(text.splitlines(keepends=True)))
-    if not rows or not {"id", "text"} <= set(rows[0]):
-        raise LmmsteerError(f"prompts.file={path} has no columns id and text.", mend)
-    items: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        if row["id"] in items:
-            raise LmmsteerError(
-                f"prompts.file={path} line {number}: the id {row['id']} stands twice.", mend
-            )
-        items[row["id"]] = row["text"] or ""
+        if problem := problem_of_name(key) or problem_of_text(text):
+            raise LmmsteerError(f"A prompt cannot be stored: {problem}.", "Mend its id or text.")
     return items

@@ -6,40 +6,23 @@ its images part is written before its rows part, so a rows part says that both a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
-from lmmsteer import fingerprint, parts
+from lmmsteer import fingerprint, parts, repeats, seal
+from lmmsteer.ahead import in_order
 from lmmsteer.datasets.base import DataSet, Sample
-from lmmsteer.errors import LmmsteerError, RunFailed
-from lmmsteer.schema import (
-    IMAGES,
-    LABELS,
-    ROWS,
-    SCHEMA_VERSION,
-    Picture,
-    Request,
-    from_table,
-    row_id,
-    to_table,
-)
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.schema import IMAGES, ROWS, SCHEMA_VERSION, Picture, Request, from_table
+from lmmsteer.shards import Maker, Shard, changed
 from lmmsteer.store import Store
 
+THREADS = 8
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One part of a manifest: how many rows and pictures, and the digests of both files."""
-
-    name: str
-    rows: int
-    images: int
-    rows_digest: str
-    images_digest: str
 
 
 @dataclass(frozen=True)
@@ -50,17 +33,21 @@ class Manifest:
     identity: Mapping[str, Any]
     shards: tuple[Shard, ...]
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    @property
+    @cached_property
     def images(self) -> int:
         return sum(shard.images for shard in self.shards)
 
 
 def folder(dataset: str) -> str:
     return f"manifest/dataset={dataset}"
+
+
+def path_of(dataset: str) -> str:
+    return f"{folder(dataset)}/_manifest.json"
 
 
 def identity(
@@ -83,17 +70,17 @@ def identity(
 
 def load(store: Store, dataset: str) -> Manifest | None:
     """The manifest of a data set below `out`, or None where it is not there, or not yet whole."""
-    path = f"{folder(dataset)}/_manifest.json"
-    if not store.exists(path):
-        return None
+    path = path_of(dataset)
     try:
-        record = json.loads(store.read_bytes(path))
+        record = seal.read_record(store.read_bytes(path))
         shards = tuple(Shard(**shard) for shard in record["shards"])
         return Manifest(dataset, record["identity"], shards)
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError) as error:
         raise LmmsteerError(
             f"{store.root}/{path} is damaged: {error}.",
-            "Move it aside and run `lmmsteer manifest` with the same overrides again.",
+            f"Move it aside: lmmsteer verify repair=true out={store.root}",
         ) from error
 
 
@@ -120,31 +107,25 @@ def build(store: Store, name: str, source: DataSet, asked: Mapping[str, Any]) ->
     """Write what is missing of a manifest, then `_manifest.json`. Run again it does nothing more.
 
     Raises: LmmsteerError for an empty data set, a repeated image id or another manifest's folder;
-    RunFailed where a part that is made again differs from what is recorded.
+    RunFailed where the data set no longer shows what a part or the record holds.
     """
     found = gate(store, name, asked)
     if found is not None and not missing(store, found):
         return found
-    mark = fingerprint.digest(asked)
-    there = set(store.list(folder(name)))
-    seen: set[str] = set()
-    samples = islice(source.samples(), asked["limit"])
+    there = frozenset(store.list(folder(name)))
+    images = _count(name, source, asked)
+    _refuse_changed(store, name, found, images, there, -(-images // asked["shard_images"]))
+    recorded = found.shards if found is not None else ()
+    maker = Maker(store, folder(name), asked, fingerprint.digest(asked), there, recorded)
+    chunks = enumerate(_chunks(_samples(source, asked), asked["shard_images"]))
     shards: list[Shard] = []
-    for number, chunk in enumerate(_chunks(samples, asked["shard_images"])):
-        _refuse_repeated(chunk, seen)
-        shards.append(_build_part(store, name, parts.part_name(number), chunk, asked, mark, there))
-        _refuse_changed(store, name, found, shards[-1], number)
-    if not shards:
-        raise LmmsteerError(f"The data set {name} has no pictures.", "Check dataset.path.")
+    for shard in in_order(lambda chunk: maker.shard(*chunk), chunks, THREADS):
+        if found is not None and found.shards[len(shards)] != shard:
+            raise changed(store, folder(name), shard.name)
+        shards.append(shard)
     made = Manifest(name, asked, tuple(shards))
-    record = {
-        "identity": asked,
-        "rows": made.rows,
-        "images": made.images,
-        "shards": [vars(shard) for shard in shards],
-    }
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    store.create(f"{folder(name)}/_manifest.json", text.encode())
+    if found is None and not store.create(path_of(name), seal.write_record(_record(made))):
+        return gate(store, name, asked) or made
     return made
 
 
@@ -159,56 +140,17 @@ def read_pictures(store: Store, dataset: str, part: str) -> dict[str, Picture]:
     return {picture.image_id: picture for picture in from_table(table, Picture)}
 
 
-def _build_part(
-    store: Store,
-    dataset: str,
-    part: str,
-    samples: list[Sample],
-    asked: Mapping[str, Any],
-    mark: str,
-    there: set[str],
-) -> Shard:
-    rows_path = f"{folder(dataset)}/rows/{part}"
-    images_path = f"{folder(dataset)}/images/{part}"
-    if not {rows_path, images_path} <= there:
-        pictures = [sample.read() for sample in samples]
-        images = to_table(pictures, IMAGES)
-        store.create(images_path, parts.to_bytes(images, mark))
-        rows = to_table(_requests(samples, pictures, asked), ROWS)
-        store.create(rows_path, parts.to_bytes(rows, mark))
-    rows_footer = parts.read_footer(store, rows_path)
-    images_footer = parts.read_footer(store, images_path)
-    if {rows_footer.fingerprint, images_footer.fingerprint} != {mark}:
-        raise LmmsteerError(
-            f"{store.root}/{rows_path} was made with another data set, prompts, seeds or limit.",
-            "Choose another folder: out=FOLDER",
-        )
-    return Shard(
-        part,
-        rows_footer.rows,
-        images_footer.rows,
-        rows_footer.meta["lmmsteer.digest"],
-        images_footer.meta["lmmsteer.digest"],
-    )
+def _record(made: Manifest) -> dict[str, Any]:
+    return {
+        "identity": made.identity,
+        "rows": made.rows,
+        "images": made.images,
+        "shards": [asdict(shard) for shard in made.shards],
+    }
 
 
-def _requests(
-    samples: list[Sample], pictures: list[Picture], asked: Mapping[str, Any]
-) -> Iterator[Request]:
-    for sample, picture in zip(samples, pictures, strict=True):
-        labels = {label: sample.labels.get(label) for label in LABELS}
-        for prompt_id, prompt in asked["prompts"].items():
-            for seed in asked["seeds"]:
-                yield Request(
-                    row_id=row_id(sample.image_id, picture.sha256, prompt, seed),
-                    image_id=sample.image_id,
-                    prompt_id=prompt_id,
-                    prompt=prompt,
-                    seed=seed,
-                    group_id=sample.group_id,
-                    extra=sample.extra,
-                    **labels,
-                )
+def _samples(source: DataSet, asked: Mapping[str, Any]) -> Iterator[Sample]:
+    return islice(source.samples(), asked["limit"])
 
 
 def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -216,24 +158,36 @@ def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _refuse_repeated(samples: list[Sample], seen: set[str]) -> None:
-    for sample in samples:
-        if sample.image_id in seen:
-            raise LmmsteerError(
-                f"The image id {sample.image_id} occurs twice in the data set.",
-                "Every picture needs an id of its own: mend the metadata file.",
-            )
-        seen.add(sample.image_id)
+def _count(name: str, source: DataSet, asked: Mapping[str, Any]) -> int:
+    """The pictures of a data set; one that can have no manifest is refused."""
+    images, repeated = repeats.count(lambda: (s.image_id for s in _samples(source, asked)))
+    if not images:
+        raise LmmsteerError(f"The data set {name} has no pictures.", "Check dataset.path.")
+    if repeated is not None:
+        raise LmmsteerError(
+            f"The image id {repeated} occurs twice in the data set.",
+            "Every picture needs an id of its own: mend the metadata file.",
+        )
+    return images
 
 
 def _refuse_changed(
-    store: Store, name: str, found: Manifest | None, made: Shard, number: int
+    store: Store, name: str, found: Manifest | None, images: int, there: Set[str], shards: int
 ) -> None:
-    if found is not None and (number >= len(found.shards) or found.shards[number] != made):
-        raise RunFailed(
-            f"{store.root}/{folder(name)}: the pictures of {made.name} are not the old ones.",
+    """Refuse a data set that has not the pictures of the parts that are there."""
+    if found is not None and found.images != images:
+        raise LmmsteerError(
+            f"{store.root}/{folder(name)} was made of {found.images} pictures, and the data set"
+            f" has {images} now.",
             "Bring the old pictures back, or make a new manifest: out=FOLDER",
         )
+    base = folder(name)
+    kinds = (f"{base}/rows", f"{base}/images")
+    expected = {f"{kind}/{parts.part_name(n)}" for kind in kinds for n in range(shards)}
+    for path in sorted(there - expected):
+        kind, _, part = path.rpartition("/")
+        if kind in kinds and part.startswith("part-"):
+            raise changed(store, base, part)
 
 
 def _refuse(store: Store, name: str, recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -11,7 +11,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from lmmsteer.json_lines import json_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,6 +159,19 @@ def row_id(image_id: str, picture_sha256: str | None, prompt: str, seed: int) ->
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
+def row_ids(
+    pictures: Iterable[tuple[str, str | None]], questions: Iterable[tuple[str, int]]
+) -> list[str]:
+    """row_id of every picture (image id, sha256) with every question (prompt, seed).
+
+    The questions vary fastest. Each key's JSON is put together of a picture's and a question's.
+    """
+    heads = [(json.dumps(picture)[:-1] + ", ").encode() for picture in pictures]
+    tails = [json.dumps(question)[1:].encode() for question in questions]
+    hashed = hashlib.blake2b
+    return [hashed(head + tail, digest_size=16).hexdigest() for head in heads for tail in tails]
+
+
 def to_table(items: Iterable[Request | Response | Picture], schema: pa.Schema) -> pa.Table:
     """Rows of one schema as an Arrow table, columns in the schema's order."""
     import pyarrow as pa
@@ -168,7 +184,7 @@ def to_table(items: Iterable[Request | Response | Picture], schema: pa.Schema) -
 def _column(rows: list[Any], column: pa.Field) -> list[Any]:
     import pyarrow as pa
 
-    values = [getattr(row, column.name) for row in rows]
+    values = list(map(attrgetter(column.name), rows))
     if pa.types.is_map(column.type):
         return [sorted(value.items()) for value in values]
     return values
@@ -178,6 +194,8 @@ def from_table(table: pa.Table, kind: type[T]) -> list[T]:
     """The dataclass instances of a table; columns that the class does not have are left out."""
     names = [f.name for f in fields(kind) if f.name in table.column_names]  # type: ignore[arg-type]
     columns = [_values(table.column(name)) for name in names]
+    if len(names) == len(fields(kind)):  # type: ignore[arg-type]
+        return list(map(kind, *columns))
     return [kind(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
@@ -196,17 +214,6 @@ def content_digest(table: pa.Table) -> str:
     Independent of the Parquet writer, so that any program can recompute it.
     """
     digest = hashlib.sha256()
-    columns = [_plain(table.column(name)) for name in table.column_names]
-    for row in zip(*columns, strict=True):
-        digest.update(json.dumps(row, ensure_ascii=True, separators=(",", ":")).encode())
-        digest.update(b"\n")
+    for lines in json_lines(table):
+        digest.update(lines)
     return digest.hexdigest()
-
-
-def _plain(column: pa.ChunkedArray) -> list[Any]:
-    import pyarrow as pa
-
-    values = column.to_pylist()
-    if pa.types.is_binary(column.type):
-        return [None if v is None else hashlib.sha256(v).hexdigest() for v in values]
-    return values

@@ -97,7 +97,7 @@ def test_the_defaults_are_the_contracts() -> None:
         "keywords_personality",
     ]
     assert config.max_failed_share == 0.01
-    assert config.cluster == {"address": None, "workers": None}
+    assert (config.cluster.address, config.cluster.workers) == (None, None)
 
 
 def test_prompts_can_be_replaced_by_a_yaml_or_csv_file(tmp_path: Path) -> None:

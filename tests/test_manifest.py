@@ -7,7 +7,7 @@ import pytest
 from lmmsteer import manifest
 from lmmsteer.datasets.base import Sample, picture_of_bytes, read_picture
 from lmmsteer.errors import LmmsteerError, RunFailed
-from lmmsteer.schema import row_id
+from lmmsteer.schema import Picture, row_id
 from lmmsteer.store import LocalStore
 from tests.conftest import png
 
@@ -135,6 +135,66 @@ def test_pictures_that_changed_since_are_named(store: LocalStore) -> None:
         manifest.build(store, "colors", Colors(("red", "green", "pink", "white", "black")), asked())
 
 
+@pytest.mark.parametrize("now", [COLORS[:4], (*COLORS, "pink")])
+def test_a_data_set_of_another_size_is_refused_before_a_part_is_made_again(
+    now: tuple[str, ...], store: LocalStore
+) -> None:
+    manifest.build(store, "colors", Colors(), asked())
+    store.move("manifest/dataset=colors/rows/part-00000.parquet", "trash/x")
+    before = store.list()
+    with pytest.raises(LmmsteerError, match=f"made of 5 pictures, and the data set has {len(now)}"):
+        manifest.build(store, "colors", Colors(now), asked())
+    assert store.list() == before
+
+
+def test_a_half_written_one_is_not_finished_with_other_pictures(store: LocalStore) -> None:
+    """A picture came to the front: each part alone would be sound, and `white` would be lost."""
+    manifest.build(store, "colors", Colors(), asked())
+    for path in ("_manifest.json", "rows/part-00002.parquet", "images/part-00002.parquet"):
+        store.move(f"manifest/dataset=colors/{path}", f"trash/{path}")
+    with pytest.raises(RunFailed, match="part-00000"):
+        manifest.build(store, "colors", Colors(("pink", *COLORS)), asked())
+
+
+def test_a_half_written_one_is_not_finished_with_fewer_pictures(store: LocalStore) -> None:
+    manifest.build(store, "colors", Colors(), asked())
+    store.move("manifest/dataset=colors/_manifest.json", "trash/x")
+    with pytest.raises(RunFailed, match="part-00002"):
+        manifest.build(store, "colors", Colors(COLORS[:4]), asked())
+    assert not store.exists("manifest/dataset=colors/_manifest.json")
+
+
+def test_where_another_run_is_first_its_record_is_taken(store: LocalStore) -> None:
+    class Late(Colors):
+        """Another run makes the whole manifest while this one reads its last picture."""
+
+        def samples(self) -> Iterator[Sample]:
+            *first, last = super().samples()
+            yield from first
+
+            def read() -> Picture:
+                manifest.build(store, "colors", Colors(), asked())
+                return last.read()
+
+            yield Sample(last.image_id, read, last.group_id, last.labels, last.extra)
+
+    made = manifest.build(store, "colors", Late(), asked())
+    assert made == manifest.load(store, "colors")
+    assert (made.images, made.rows) == (5, 30)
+
+
+def test_every_flipped_bit_of_the_record_is_found(store: LocalStore, tmp_path: Path) -> None:
+    manifest.build(store, "colors", Colors(), asked())
+    path = tmp_path / "manifest/dataset=colors/_manifest.json"
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        with pytest.raises(LmmsteerError, match=r"_manifest\.json is damaged"):
+            manifest.load(store, "colors")
+
+
 def test_a_limit_takes_the_first_pictures(store: LocalStore) -> None:
     made = manifest.build(store, "colors", Colors(), asked(limit=3))
     assert made.images == 3
@@ -143,6 +203,7 @@ def test_a_limit_takes_the_first_pictures(store: LocalStore) -> None:
 def test_a_repeated_image_id_is_refused(store: LocalStore) -> None:
     with pytest.raises(LmmsteerError, match="red occurs twice"):
         manifest.build(store, "colors", Colors(("red", "green", "red")), asked())
+    assert store.list() == []
 
 
 def test_a_picture_that_cannot_be_read_keeps_its_rows_and_a_reason(

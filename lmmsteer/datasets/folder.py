@@ -6,23 +6,19 @@ Example row of metadata.csv: file_name=0001.jpg, gender=woman, occupation=nurse
 
 from __future__ import annotations
 
-import csv
-import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from lmmsteer.datasets.base import Sample, read_picture
+from lmmsteer import texts
+from lmmsteer.datasets import metadata
+from lmmsteer.datasets.base import Sample, read_named
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import LABELS
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 @dataclass(frozen=True)
@@ -43,66 +39,42 @@ class Folder:
                 f"dataset.path={self.path} is not a folder.",
                 "Name a folder of pictures: dataset=folder dataset.path=DIR",
             )
-        metadata = [root / name for name in METADATA if (root / name).is_file()]
-        if len(metadata) > 1:
-            names = " and ".join(m.name for m in metadata)
+        tables = [root / name for name in metadata.NAMES if os.path.lexists(root / name)]
+        if len(tables) > 1:
+            names = " and ".join(table.name for table in tables)
             raise LmmsteerError(f"{root} has both {names}.", "Keep one of them.")
-        rows = _rows(metadata[0]) if metadata else _bare(root)
+        rows = metadata.read_rows(tables[0]) if tables else _bare(root)
         return (_sample(root, row) for row in rows)
 
 
 def _bare(root: Path) -> list[dict[str, str]]:
-    files = (p for p in root.rglob("*") if p.suffix.lower() in PICTURES and not p.is_dir())
-    names = sorted(p.relative_to(root).as_posix() for p in files)
+    names = sorted(p.relative_to(root).as_posix() for p in _files(root))
+    for name in names:
+        if problem := texts.problem_of_name(name):
+            raise LmmsteerError(f"A file below {root} cannot be an id: {problem}.", "Rename it.")
     return [{"file_name": name} for name in names if not name.startswith(".")]
 
 
+def _files(root: Path) -> Iterator[Path]:
+    """Whatever is named like a picture and is no folder; nothing is left out unsaid."""
+    for folder, _, names in os.walk(root, onerror=_refuse):
+        paths = (Path(folder, name) for name in names)
+        yield from (path for path in paths if path.suffix.lower() in PICTURES)
+
+
+def _refuse(error: OSError) -> None:
+    raise LmmsteerError(
+        f"{error.filename} cannot be listed: {error.strerror}.", "Check the folder's rights."
+    ) from error
+
+
 def _sample(root: Path, row: Mapping[str, str]) -> Sample:
-    name = row["file_name"]
-    image_id = row.get("image_id") or name
+    own = metadata.image_id(row)
     known = {"file_name", "image_id", "group_id", *LABELS}
     return Sample(
-        image_id=image_id,
-        read=partial(read_picture, image_id, root / name, root),
+        image_id=own,
+        read=partial(read_named, own, root, row["file_name"]),
         group_id=row.get("group_id"),
         labels={label: row[label] for label in LABELS if row.get(label)},
         extra={key: value for key, value in row.items() if key not in known},
     )
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    read = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[path.suffix]
-    try:
-        rows = [_text(row) for row in read(path)]
-    except (UnicodeDecodeError, ValueError, csv.Error, pa.ArrowException) as error:
-        why = " ".join(str(error).split())
-        raise LmmsteerError(f"{path} cannot be read: {why}.", "Save it anew as UTF-8.") from error
-    for number, row in enumerate(rows, start=1):
-        if not row.get("file_name"):
-            raise LmmsteerError(
-                f"{path} row {number} has no file_name.",
-                "ImageFolder metadata needs a column file_name with the picture's relative path.",
-            )
-    return rows
-
-
-def _text(row: Mapping[str, Any]) -> dict[str, str]:
-    return {str(k): str(v) for k, v in row.items() if v is not None and v != ""}
-
-
-def _csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise ValueError(f"row {number} has another number of fields than the header")
-    return rows
-
-
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()

@@ -14,7 +14,7 @@ from lmmsteer.engine.attention import Enough, Groups, working
 from lmmsteer.engine.hooks import Directions, kinds_of
 from lmmsteer.engine.pictures import PICTURES, Ahead, FeatureCache, encoded
 from lmmsteer.engine.rows import Group, Place, Ready, Shown, Suffix
-from lmmsteer.engine.sampling import choose, nonfinite, row_keys
+from lmmsteer.engine.sampling import Draws, nonfinite, row_keys
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
 from lmmsteer.engine.store import Passing
@@ -166,10 +166,10 @@ class Prefill:
         rows = [r for r in suffixes[0].shown.group.rows if r.prompt == suffixes[0].prompt]
         raw = torch.stack([one.logits for one in suffixes if one.logits is not None])
         mixed = raw[0] if self.edit.contrast is None else self.edit.contrast.mix(raw[0], raw[1:])
-        logits = self._ruled(mixed.expand(len(rows), -1), [row.index for row in rows])
-        failed = nonfinite(logits).tolist()
         keys = row_keys([row.request.row_id for row in rows]).to(self.device)
-        tokens = choose(logits, keys, 0, self.sampling).tolist()
+        logits = self._ruled(mixed.expand(len(rows), -1), [row.index for row in rows], keys)
+        failed = nonfinite(logits).tolist()
+        tokens = Draws(keys, 0, self.sampling)(logits).tolist()
         places = [
             Place(one.shown.group, one, self._start(one) + len(one.ids), one.shown.blind)
             for one in suffixes
@@ -177,12 +177,18 @@ class Prefill:
         for row, token, bad in zip(rows, tokens, failed, strict=True):
             yield Ready(row, token, bad, places)
 
-    def _ruled(self, logits: Tensor, requests: Sequence[int]) -> Tensor:
+    def _ruled(self, logits: Tensor, requests: Sequence[int], keys: Tensor) -> Tensor:
         """Logits under the edit's rules; in strict mode, each row by itself."""
         if not self.one_by_one:
-            return self.rules.first(logits, requests, dense=False)
-        alone = zip(logits.split(1), requests, strict=True)
-        return torch.cat([self.rules.first(z, [of], dense=True) for z, of in alone])
+            draw = Draws(keys, 0, self.sampling)
+            return self.rules.first(logits, requests, draw, dense=False)
+        alone = zip(logits.split(1), requests, keys.split(1), strict=True)
+        return torch.cat(
+            [
+                self.rules.first(z, [of], Draws(k, 0, self.sampling), dense=True)
+                for z, of, k in alone
+            ]
+        )
 
     def _start(self, suffix: Suffix) -> int:
         shown = suffix.shown

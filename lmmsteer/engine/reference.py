@@ -6,9 +6,10 @@ files, data sets or Ray.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -19,7 +20,8 @@ from lmmsteer.engine.cache import growing_cache
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions, installed, kinds_of, projecting
 from lmmsteer.engine.rows import Row, plan_rows, response
-from lmmsteer.engine.sampling import NextToken, Sampling, row_keys
+from lmmsteer.engine.sampling import Draws, NextToken, Sampling, row_keys
+from lmmsteer.engine.stats import Stats
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm, PreparedPicture
@@ -27,15 +29,17 @@ from lmmsteer.models.qwen import remembered_positions
 from lmmsteer.schema import Request, Response
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Reference:
     """Batches of `slots` rows through transformers' generate.
 
     Which rows share a batch follows from the requests alone: rows are taken by the length of
     their input, then by prompt, since answers to one prompt end at about the same time.
+    stats: of the last run; its stages are not told apart, all time is `decode`.
     """
 
     slots: int = 32
+    stats: Stats = field(default_factory=Stats)
 
     def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[Directions | None]:
         """The model under an edit, for the length of a `with` block."""
@@ -56,6 +60,7 @@ class Reference:
         model would end with. A row whose logits are not finite is an error `nonfinite`, one whose
         prompt cannot be shown `prompt_refused`; the others do not notice.
         """
+        self.stats = Stats(slots=self.slots, why=f"{self.slots} slots")
         rows, done = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
         shown = {row.request.image_id: None for row in rows}
         prepared = {image_id: lmm.prepare(pictures[image_id]) for image_id in shown}
@@ -68,8 +73,11 @@ class Reference:
         for start in range(0, len(rows), self.slots):
             batch = rows[start : start + self.slots]
             of = [row.directions for row in batch]
+            started = time.perf_counter()
             with installed(lmm, edit, of) as directions, projecting(lmm, edit):
-                answers = _answer(lmm, batch, prepared, edit, sampling, directions)
+                answers = _answer(lmm, batch, prepared, edit, sampling, directions, self.stats)
+            self.stats.decode += time.perf_counter() - started
+            self.stats.tokens += sum(answer.new_tokens or 0 for answer in answers)
             done.update(zip((row.index for row in batch), answers, strict=True))
             while emitted in done:
                 yield done.pop(emitted)
@@ -85,6 +93,7 @@ def _answer(
     edit: Edit,
     sampling: Sampling,
     directions: Directions | None,
+    stats: Stats,
 ) -> list[Response]:
     pictures = [prepared[row.request.image_id] for row in rows]
     inputs = lmm.inputs([row.prompt for row in rows], pictures)
@@ -93,7 +102,7 @@ def _answer(
     eos_ids = () if rows[0].forced else lmm.eos_ids
     next_token = NextToken(keys, sampling, prompt_length, eos_ids)
     streams = _Streams(lmm, rows, prepared, edit, prompt_length, directions)
-    rules = _Rules(edit, [row.index for row in rows], prompt_length)
+    rules = _Rules(edit, [row.index for row in rows], prompt_length, keys, sampling)
     if directions is not None:
         directions.look(kinds_of(inputs["input_ids"], lmm.image_token_id))
     config = GenerationConfig(
@@ -105,7 +114,7 @@ def _answer(
     out = lmm.model.generate(
         **inputs,
         generation_config=config,
-        logits_processor=LogitsProcessorList([streams, rules, next_token]),
+        logits_processor=LogitsProcessorList([_Steps(stats), streams, rules, next_token]),
         past_key_values=growing_cache(lmm.model.config),
     )
     answers = []
@@ -122,6 +131,18 @@ def _said(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
     """Tokens up to the first that ends the answer, it included."""
     end = next((at for at, token in enumerate(tokens, 1) if token in eos_ids), None)
     return tokens[:end]
+
+
+class _Steps(LogitsProcessor):
+    """Counts decode steps, so that whoever looks on sees that there is progress."""
+
+    def __init__(self, stats: Stats) -> None:
+        self.stats = stats
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.stats.steps += 1
+        self.stats.busy += scores.shape[0]
+        return scores
 
 
 class _Streams(LogitsProcessor):
@@ -182,8 +203,16 @@ class _Streams(LogitsProcessor):
 class _Rules(LogitsProcessor):
     """An edit's rules, in their order, with what they remember of each row."""
 
-    def __init__(self, edit: Edit, requests: Sequence[int], prompt_length: int) -> None:
+    def __init__(
+        self,
+        edit: Edit,
+        requests: Sequence[int],
+        prompt_length: int,
+        keys: Tensor,
+        sampling: Sampling,
+    ) -> None:
         self.rules, self.requests, self.prompt_length = edit.rules, requests, prompt_length
+        self.keys, self.sampling = keys, sampling
         self.memories: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -194,7 +223,8 @@ class _Rules(LogitsProcessor):
         else:
             said = zip(self.rules, self.memories, strict=True)
             self.memories = [rule.advance(memory, input_ids[:, -1]) for rule, memory in said]
+        draw = Draws(self.keys, input_ids.shape[1] - self.prompt_length, self.sampling)
         for rule, memory in zip(self.rules, self.memories, strict=True):
             of = None if rule.rows is None else rule.rows[list(self.requests)].to(device)
-            scores = rule.apply(scores, memory, of, dense=True)
+            scores = rule.apply(scores, memory, of, dense=True, draw=draw)
         return scores

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.edit import Rule
+from lmmsteer.engine.edit import Draw, Rule
 
 
 class Remembering:
@@ -56,19 +56,19 @@ class Remembering:
                 assert held is not None
                 held[at] = numbers
 
-    def first(self, logits: Tensor, requests: Sequence[int], *, dense: bool) -> Tensor:
+    def first(self, logits: Tensor, requests: Sequence[int], draw: Draw, *, dense: bool) -> Tensor:
         """The logits of rows that have said nothing. [rows, vocab] float32."""
         for which, rule in enumerate(self.rules):
             begun = rule.start(len(requests), self.device)
-            logits = rule.apply(logits, begun, self.of(which, requests), dense=dense)
+            logits = rule.apply(logits, begun, self.of(which, requests), dense=dense, draw=draw)
         return logits
 
-    def apply(self, logits: Tensor, *, dense: bool) -> Tensor:
+    def apply(self, logits: Tensor, draw: Draw, *, dense: bool) -> Tensor:
         """The logits of the first slots. [rows, vocab] float32."""
         size = len(logits)
         for rule, memory, of in zip(self.rules, self.memories, self.numbers, strict=True):
             of = None if of is None else of[:size]
-            logits = rule.apply(logits, memory[:size], of, dense=dense)
+            logits = rule.apply(logits, memory[:size], of, dense=dense, draw=draw)
         return logits
 
     def advance(self, tokens: Tensor) -> None:

@@ -134,6 +134,26 @@ def choose_among(
     return chosen, (values.amin(-1) >= kth) & torch.isfinite(kth)
 
 
+class Draws:
+    """`choose` for these rows at this step, of whatever logits it is asked about.
+
+    With exact=False by `choose_among`; `crowded` then says whose tokens may be wrong.
+    """
+
+    def __init__(
+        self, keys: Tensor, step: int | Tensor, sampling: Sampling, *, exact: bool = True
+    ) -> None:
+        self.keys, self.step, self.sampling, self.exact = keys, step, sampling, exact
+        self.crowded = torch.zeros(len(keys), dtype=torch.bool, device=keys.device)
+
+    def __call__(self, logits: Tensor, /) -> Tensor:
+        if self.exact:
+            return choose(logits, self.keys, self.step, self.sampling)
+        chosen, crowded = choose_among(logits, self.keys, self.step, self.sampling)
+        self.crowded = self.crowded | crowded
+        return chosen
+
+
 def _every_token(scores: Tensor) -> Tensor:
     return torch.arange(scores.shape[-1], device=scores.device).unsqueeze(0)
 

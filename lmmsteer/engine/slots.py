@@ -17,7 +17,7 @@ from lmmsteer.engine.capture import Captured
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.rows import Group, Place, Ready, Row
 from lmmsteer.engine.rules import Remembering, structure_of
-from lmmsteer.engine.sampling import Sampling, choose, choose_among, nonfinite, row_keys
+from lmmsteer.engine.sampling import Draws, Sampling, nonfinite, row_keys
 from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.store import Lanes, Own, Passing
 from lmmsteer.engine.works import DecodeWork
@@ -202,19 +202,16 @@ class Slots:
             assert self._mains is not None
             assert self._others is not None
             logits = self.edit.contrast.mix(logits[self._mains], logits[self._others])
-        logits = self.rules.apply(logits, dense=self.fixed)
+        draw = Draws(self._keys[:size], self._step[:size], self.sampling, exact=exact)
+        logits = self.rules.apply(logits, draw, dense=self.fixed)
         bad = nonfinite(logits)
-        keys, step = self._keys[:size], self._step[:size]
-        if exact:
-            chosen, crowded = choose(logits, keys, step, self.sampling), torch.zeros_like(bad)
-        else:
-            chosen, crowded = choose_among(logits, keys, step, self.sampling)
+        chosen = draw(logits)
         self._tokens[:size] = chosen
         self.rules.advance(chosen)
         self._position[:size] += 1
         self._step[:size] += 1
         self.own.lengths[:size] += 1
-        return torch.stack([chosen, bad.to(chosen.dtype), crowded.to(chosen.dtype)])
+        return torch.stack([chosen, bad.to(chosen.dtype), draw.crowded.to(chosen.dtype)])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The model's own, float32. hidden: [rows, d_model]."""

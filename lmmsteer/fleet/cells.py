@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmmsteer import fingerprint, parts
+from lmmsteer import fingerprint, parts, seal
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet.footers import Footers
+from lmmsteer.parts import DamagedPart
 from lmmsteer.schema import Cell
 from lmmsteer.store import Store
 
@@ -46,7 +47,26 @@ class CellRecord:
             "artifact": self.artifact,
             "parts": list(self.parts),
         }
-        return json.dumps(record, indent=1, ensure_ascii=False).encode()
+        return seal.write_record(record)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CellRecord:
+        """Raises ValueError, KeyError or TypeError where the bytes are not such a record's."""
+        record = seal.read_record(data)
+        if not all(isinstance(record[key], dict) for key in ("config", "fingerprint", "stack")):
+            raise TypeError("its config, fingerprint and stack are no mappings")
+        found = cls(
+            Cell(**record["cell"], config=record["config"]),
+            record["config"],
+            record["fingerprint"],
+            record["stack"],
+            tuple(record.get("mixed_stacks", ())),
+            record.get("artifact"),
+            tuple(record.get("parts", ())),
+        )
+        if record["fingerprint_digest"] != found.digest:
+            raise ValueError("its fingerprint_digest is not that of its fingerprint")
+        return found
 
 
 def path_of(folder: str) -> str:
@@ -56,23 +76,15 @@ def path_of(folder: str) -> str:
 def load(store: Store, folder: str) -> CellRecord | None:
     """The record of a cell's folder, or None where there is none."""
     path = path_of(folder)
-    if not store.exists(path):
-        return None
     try:
-        record = json.loads(store.read_bytes(path))
-        return CellRecord(
-            Cell(**record["cell"], config=record["config"]),
-            record["config"],
-            record["fingerprint"],
-            record["stack"],
-            tuple(record.get("mixed_stacks", ())),
-            record.get("artifact"),
-            tuple(record.get("parts", ())),
-        )
+        return CellRecord.from_bytes(store.read_bytes(path))
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError) as error:
         raise LmmsteerError(
             f"{store.root}/{path} is damaged: {error}.",
-            "Move it aside and give the command that made the cell again.",
+            "Give the command that made the cell again, after: lmmsteer verify repair=true"
+            f" out={store.root}",
         ) from error
 
 
@@ -86,9 +98,10 @@ def load_all(store: Store) -> list[CellRecord]:
 def gate(store: Store, asked: CellRecord, mixed_stack: bool) -> CellRecord | None:
     """The record that is there; refused where fingerprint or stack differ from what is asked."""
     found = load(store, asked.cell.folder)
-    if found is None:
-        return None
     where = f"{store.root}/{asked.cell.folder}"
+    if found is None:
+        _refuse_orphans(store, asked)
+        return None
     fingerprint.refuse_if_different(
         where,
         found.fingerprint,
@@ -104,6 +117,19 @@ def gate(store: Store, asked: CellRecord, mixed_stack: bool) -> CellRecord | Non
     return found
 
 
+def _refuse_orphans(store: Store, asked: CellRecord) -> None:
+    """Raise where parts of another config lie in a folder that lost its record."""
+    folder = asked.cell.folder
+    for name in sorted(done(store, folder)):
+        found = parts.read_footer(store, f"{folder}/{name}").fingerprint
+        if found != asked.digest:
+            made = "by another config" if found else "elsewhere"
+            raise LmmsteerError(
+                f"{store.root}/{folder} has no _cell.json, and its {name} was made {made}.",
+                "Choose another folder (out=FOLDER), or give the command that made it.",
+            )
+
+
 def record(store: Store, asked: CellRecord, found: CellRecord | None) -> None:
     """Make `_cell.json`, or note in it that another stack goes on."""
     path = path_of(asked.cell.folder)
@@ -117,14 +143,19 @@ def record(store: Store, asked: CellRecord, found: CellRecord | None) -> None:
 def done(store: Store, folder: str) -> set[str]:
     """Names of the parts that are there: the ledger."""
     names = (path.rpartition("/")[2] for path in store.list(folder))
-    return {name for name in names if name.startswith("part-") and name.endswith(".parquet")}
+    return {name for name in names if is_part(name)}
+
+
+def is_part(name: str) -> bool:
+    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def failed_rows(store: Store, folder: str, names: set[str]) -> tuple[int, Counter[str]]:
     """Rows in the named parts, and how many of them failed, by error kind; from the footers."""
     rows, failed = 0, Counter[str]()
-    for name in sorted(names):
-        footer = parts.read_footer(store, f"{folder}/{name}")
-        rows += footer.rows
-        failed.update(json.loads(footer.meta.get("lmmsteer.failed", "{}")))
+    for count in Footers(store).read(f"{folder}/{name}" for name in sorted(names)).values():
+        if isinstance(count, DamagedPart):
+            raise count
+        rows += count.rows
+        failed.update(dict(count.failed))
     return rows, failed

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lmmsteer import device
 from lmmsteer.config import ClusterConfig, DeviceConfig
 from lmmsteer.errors import RunFailed
+
+if TYPE_CHECKING:
+    from lmmsteer.device import Device
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,6 +24,7 @@ QUIET = {
     "RAY_LOG_TO_DRIVER": "0",
     "PYTHONWARNINGS": "ignore",
 }
+KNOCK_SECONDS = 10.0
 
 
 @contextmanager
@@ -33,12 +35,14 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import ray
+        import ray._private.utils
+        import ray._private.worker
 
-    main = threading.current_thread() is threading.main_thread()
-    ours = signal.getsignal(signal.SIGTERM) if main else None
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    _hush(ray._private.worker, ray._private.utils)
+    address = address_of(cluster)
     try:
         if address:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             cores = max(os.cpu_count() or 1, workers * wanted.threads)
@@ -54,27 +58,49 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
         where = f"the cluster at {address}" if address else "a Ray cluster on this machine"
         mend = "Check it with: lmmsteer doctor" + (f" cluster.address={address}" if address else "")
         raise RunFailed(f"Ray cannot join {where}: {text[:300]}.", mend) from error
-    if ours is not None:  # Ray's own handler prints a stack and ends the process with 15
-        signal.signal(signal.SIGTERM, ours)
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray would try for minutes, and say so every few seconds.
+
+    Names that are not host:port (auto, ray://...) are left to Ray.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+
+
+def _hush(worker: Any, utils: Any) -> None:
+    """Two habits of Ray's drivers for which it has no switch: a page of its own view of every death
+    on the screen, and an end with code 15, without a word, where SIGTERM comes while it starts.
+    """
+    worker.listen_error_messages = lambda worker, stopped: None
+    utils.set_sigterm_handler = lambda handler: None
+
+
+def address_of(cluster: ClusterConfig) -> str | None:
+    """The Ray cluster to join: `cluster.address`, else what a Ray job is told; None starts one."""
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def device_of(cluster: ClusterConfig, wanted: DeviceConfig) -> Device:
+    """The device of the workers; on a cluster the machine that starts a run may have none."""
+    from lmmsteer import device
+
+    if wanted.kind in ("cuda", "hpu") and address_of(cluster):
+        return device.Device(wanted.kind)  # type: ignore[arg-type]
+    return device.detect(wanted.kind)
+
+
 def workers_wanted(cluster: ClusterConfig, wanted: DeviceConfig, work: int) -> int:
     """`cluster.workers`, or one for each card of this machine; on CPU one for each core."""
     if cluster.workers is not None:
         return max(1, min(cluster.workers, work))
-    found = device.detect(wanted.kind)
-    cards = found.count() if found.kind != "cpu" else (os.cpu_count() or 1) // wanted.threads
+    found = device_of(cluster, wanted)
+    local = found.kind != "cpu" and not address_of(cluster)
+    cards = found.count() if local else (os.cpu_count() or 1) // wanted.threads
     return max(1, min(cards, work))
-
-
-def actor(ray: Any, wanted: DeviceConfig) -> Any:
-    """A new worker, pinned to its card. It restarts never: the driver decides."""
-    from lmmsteer.fleet.worker import Worker
-
-    found = device.detect(wanted.kind)
-    options = {**found.ray_resources(wanted.threads), "max_restarts": 0, "max_task_retries": 0}
-    return ray.remote(Worker).options(**options).remote(found.kind, wanted.threads)

@@ -1,213 +1,270 @@
-"""The loop that hands shards to workers. It keeps nothing that the output folder does not have.
+"""The loop between decisions and workers. It keeps nothing that the output folder does not have.
 
-Two shards are sent ahead to each worker. A worker that dies is replaced and what it held is sent
-again; the shard it was at is blamed, and given up after three deaths.
+Hires, hands out, takes in and looks after; what to do is the scheduler's, how it is done the
+fleet's. Killed at any instant, it is replaced by the same command again.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from lmmsteer.config import ClusterConfig, DeviceConfig
 from lmmsteer.errors import RunFailed
-from lmmsteer.fleet import cluster as clusters
-from lmmsteer.fleet.task import FitTask, ModelSpec, Report, Task
-from lmmsteer.store import Store
+from lmmsteer.fleet.scheduler import AHEAD, Scheduler
+from lmmsteer.fleet.task import Report
+from lmmsteer.fleet.work import Call, Cause, Hand
 
-AHEAD = 2
-MAX_DEATHS = 3
-START_SECONDS = 300
-
-
-@dataclass(eq=False)
-class Item:
-    """One piece of work: a shard of a cell, or a fit. `rows` is what it adds to the progress."""
-
-    task: Task | FitTask
-    part: str
-    rows: int
-    label: str
-    deaths: int = 0
-
-    @property
-    def model(self) -> ModelSpec:
-        return self.task.model
+START_SECONDS = 300.0  # For the first worker to come up, and after the last was lost.
+MAX_STARTS = 3  # Workers that may fail to start one after the other.
+LONGEST_BREAK = 60.0  # Seconds without hiring after workers failed to start.
+LOOK_SECONDS = 10.0  # Between two looks at workers' progress, and at the cluster's size.
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A piece of work that was given up, and why."""
-
-    label: str
-    part: str
-    error: str
-
-
-@dataclass(eq=False)
-class _Hand:
-    """A worker as the driver sees it."""
+class Up:
+    """A worker is there, and says who it is."""
 
     number: int
-    actor: Any
-    held: dict[Any, Item] = field(default_factory=dict)  # in the order they were sent
-    model: ModelSpec | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Log:
-    """out/logs/NAME.jsonl: everything about time, workers and attempts, which no part may hold."""
+@dataclass(frozen=True)
+class Answered:
+    """A worker has answered a call."""
 
-    def __init__(self, store: Store, verb: str) -> None:
-        self.store = store
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self.path = f"logs/{verb}-{stamp}-{time.time_ns() % 1_000_000_000:09d}.jsonl"
+    number: int
+    call: Call
+    report: Report
 
-    def write(self, event: str, **facts: Any) -> None:
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **facts}
-        self.store.append(self.path, json.dumps(line, ensure_ascii=False))
+
+@dataclass(frozen=True)
+class Beat:
+    """How far a worker is: anything that differs from before is progress."""
+
+    number: int
+    stage: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone, or never came up."""
+
+    number: int
+    why: str
+    cause: Cause = "died"
+
+
+Event = Up | Answered | Beat | Lost
+
+
+class Fleet(Protocol):
+    """Workers somewhere. Nothing here waits but `events`."""
+
+    def room(self) -> int:
+        """How many workers there is place for now."""
+        ...
+
+    def hire(self, number: int) -> None:
+        """Start a worker; Up or Lost follows."""
+        ...
+
+    def send(self, number: int, call: Call) -> None:
+        """Answered or Lost follows."""
+        ...
+
+    def ask(self, number: int) -> None:
+        """How far it is; Beat follows, if it can say so."""
+        ...
+
+    def dismiss(self, number: int) -> None:
+        """End a worker, whatever state it is in. No event of it follows."""
+        ...
+
+    def events(self, seconds: float) -> Sequence[Event]:
+        """What has happened; waits for something up to so many seconds."""
+        ...
 
 
 class Driver:
-    """Runs items on workers until none is left; failures are collected, never raised mid-way."""
+    """Runs a scheduler's work on a fleet.
+
+    workers: how many to keep (None: as many as there is room for). wrong: what makes a worker unfit
+    to join, from what it says of itself. clock: seconds, only ever compared with itself.
+    """
 
     def __init__(
         self,
-        cluster: ClusterConfig,
-        device: DeviceConfig,
-        log: Log,
-        on_report: Callable[[Item, Report], None],
+        scheduler: Scheduler,
+        fleet: Fleet,
+        workers: int | None = None,
+        wrong: Callable[[dict[str, Any]], str | None] = lambda facts: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.cluster, self.device, self.log, self.on_report = cluster, device, log, on_report
-        self.failures: list[Failure] = []
-        self._queue: deque[Item] = deque()
-        self._hands: list[_Hand] = []
-        self._started = 0
-        self._dead_models: dict[ModelSpec, str] = {}
+        self.scheduler, self.fleet, self.clock = scheduler, fleet, clock
+        self.workers, self.wrong = workers, wrong
+        self.hired = 0
+        self.failed_starts = 0
+        self.coming: set[int] = set()
+        self._ready: dict[int, None] = {}  # Workers to whom something may be sent, in order.
+        self._idle: dict[int, None] = {}
+        self._looked = self._up_at = self._hire_at = clock()
+        self._room = 0
+        self._cards: dict[int, Any] = {}
+        self._until: float | None = None
 
-    def run(self, items: Iterable[Item]) -> list[Failure]:
-        """Everything done or given up. Items should be ordered so that a model's stand together."""
-        self._queue.extend(items)
-        if not self._queue:
-            return []
-        workers = clusters.workers_wanted(self.cluster, self.device, len(self._queue))
-        with clusters.joined(self.cluster, self.device, workers) as ray:
-            self._hands = self._hire(ray, workers)
-            self._loop(ray)
-        return self.failures
+    def run(self) -> None:
+        """Until everything is done or given up, or a drain's time is over.
 
-    def _loop(self, ray: Any) -> None:
-        while True:
-            for hand in self._hands:
-                self._hand_out(hand)
-            refs = {ref: hand for hand in self._hands for ref in hand.held}
-            if not refs:
-                return
-            ready, _ = ray.wait(list(refs), num_returns=1, timeout=1.0)
-            for ref in ready:
-                if ref in refs[ref].held:
-                    self._take_in(ray, refs[ref], ref)
+        Raises: RunFailed where no worker comes up.
+        """
+        self._room = self.fleet.room()
+        while not self.scheduler.done and not self._over():
+            if self._until is not None:
+                self.scheduler.drain()
+            self._staff()
+            self._hand_out()
+            for event in self.fleet.events(self._pause()):
+                self._take(event)
+            self._look_after()
+        self.scheduler.close()
 
-    def _hand_out(self, hand: _Hand) -> None:
-        while len(hand.held) < AHEAD:
-            item = self._next(hand)
-            if item is None:
-                return
-            method = hand.actor.run if isinstance(item.task, Task) else hand.actor.fit
-            arguments = (item.task, item.part) if isinstance(item.task, Task) else (item.task,)
-            hand.held[method.remote(*arguments)] = item
-            hand.model = item.model
+    def drain(self, seconds: float) -> None:
+        """Send nothing more; what is under way has so many seconds to end.
 
-    def _next(self, hand: _Hand) -> Item | None:
-        """The first item of the model that the worker has loaded, else the first of all."""
-        if not self._queue:
-            return None
-        for item in self._queue:
-            if item.model == hand.model:
-                self._queue.remove(item)
-                return item
-        return self._queue.popleft()
+        Called by signal handlers, so at any instruction: the loop does it in its next round.
+        """
+        self._until = self.clock() + seconds
 
-    def _take_in(self, ray: Any, hand: _Hand, ref: Any) -> None:
-        try:
-            report: Report = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            self._replace(ray, hand, error)
+    def _over(self) -> bool:
+        return self._until is not None and self.clock() >= self._until
+
+    def _pause(self) -> float:
+        pause = min(LOOK_SECONDS, self.scheduler.deadline / 4)
+        return min(pause, 0.2) if self._until is not None else min(pause, 1.0)
+
+    def _staff(self) -> None:
+        """Hire until there are as many workers as wanted, no more than there is work for."""
+        hands = self.scheduler.hands.values()
+        free = len(self.coming) + sum(1 for h in hands if not h.open or h.open[0].item is None)
+        want = max(1, self._room if self.workers is None else self.workers)
+        if self.clock() < self._hire_at:
             return
-        item = hand.held.pop(ref)
-        for name in report.loads:
-            self.log.write("load", model=name, worker=hand.number)
-        facts = {"rows": report.rows, "failed": report.failed, "seconds": round(report.seconds, 3)}
+        missing = want - len(hands) - len(self.coming)
+        for _ in range(min(missing, self.scheduler.waiting - free)):
+            self.hired += 1
+            self.coming.add(self.hired)
+            self.fleet.hire(self.hired)
+
+    def _hand_out(self) -> None:
+        """One call to each worker that has none, then what is sent ahead."""
+        if self.scheduler.stirred:
+            self.scheduler.stirred = False
+            self._ready |= self._idle
+            self._idle.clear()
+        for depth in range(1, AHEAD + 1):
+            for number in list(self._ready):
+                self._offer(self.scheduler.hands[number], depth)
+        self._ready.clear()
+
+    def _offer(self, hand: Hand, depth: int) -> None:
+        call = self.scheduler.offer(hand, self.clock(), depth)
+        if call is not None:
+            self.fleet.send(hand.number, call)
+        elif not hand.open:
+            self._idle[hand.number] = None
+
+    def _take(self, event: Event) -> None:
+        number, now = event.number, self.clock()
+        if isinstance(event, Up):
+            self._welcome(event, now)
+        elif isinstance(event, Lost):
+            self._miss(event, now)
+        elif number not in self.scheduler.hands:
+            return  # Of a worker that was given up.
+        elif isinstance(event, Beat):
+            self.scheduler.beat(number, event.stage, event.count, now)
+        else:
+            self._note_done(event)
+            self.scheduler.answered(self.scheduler.hands[number], event.call, event.report, now)
+            self._ready[number] = None
+            self._idle.pop(number, None)
+
+    def _welcome(self, event: Up, now: float) -> None:
+        if event.number not in self.coming:
+            return
+        self.coming.discard(event.number)
+        self._up_at = now
+        self.scheduler.note("worker", worker=event.number, **event.facts)
+        why = self.wrong(event.facts)
+        if why is not None:
+            self.fleet.dismiss(event.number)
+            self._failed_start(event.number, why)
+            return
+        self.failed_starts = 0
+        self._cards[event.number] = event.facts.get("device")
+        self.scheduler.join(event.number, now)
+        self._ready[event.number] = None
+
+    def _miss(self, event: Lost, now: float) -> None:
+        if event.number in self.coming:
+            self.coming.discard(event.number)
+            if event.cause != "node":
+                self._failed_start(event.number, event.why)
+            return
+        self._up_at = now
+        self._forget(event.number)
+        self.scheduler.lost(event.number, event.cause, event.why)
+
+    def _failed_start(self, number: int, why: str) -> None:
+        self.scheduler.note("start_failed", worker=number, error=why)
+        self.failed_starts += 1
+        self._hire_at = self.clock() + min(2.0**self.failed_starts, LONGEST_BREAK)
+        nobody = not self.scheduler.hands and not self.coming
+        if self.failed_starts >= MAX_STARTS and nobody:
+            raise RunFailed(f"A worker cannot start: {why}", "Check the machine: lmmsteer doctor")
+
+    def _look_after(self) -> None:
+        """Ask for progress, give up who makes none, see whether the cluster has grown."""
+        now = self.clock()
+        for hand in self.scheduler.silent(now):
+            why = f"no progress for {now - hand.since:.0f} s while at {hand.stage or 'its start'}"
+            self.fleet.dismiss(hand.number)
+            self._up_at = now
+            self._forget(hand.number)
+            self.scheduler.lost(hand.number, "silent", why)
+        if not self.scheduler.hands and now - self._up_at > START_SECONDS:
+            raise RunFailed(
+                f"No worker came up in {START_SECONDS:.0f} s: the cluster has no free device.",
+                "Check the cluster (ray status), or this machine: lmmsteer doctor",
+            )
+        if now - self._looked >= min(LOOK_SECONDS, self.scheduler.deadline / 4):
+            self._looked = now
+            self._room = self.fleet.room()
+            for hand in self.scheduler.hands.values():
+                if hand.open:
+                    self.fleet.ask(hand.number)
+
+    def _forget(self, number: int) -> None:
+        self._ready.pop(number, None)
+        self._idle.pop(number, None)
+
+    def _note_done(self, event: Answered) -> None:
+        call, report = event.call, event.report
+        if call.item is None or call.kind == "probe" or report.failure is not None:
+            return
+        facts = {
+            "rows": report.rows,
+            "failed": report.failed,
+            "seconds": round(report.seconds, 3),
+            "created": report.created,
+            "new_tokens": report.new_tokens,
+            "model": call.model.name,
+            "device": self._cards.get(event.number),
+        }
         if report.engine:
             facts["engine"] = report.engine
-        self.log.write("done", cell=item.label, part=item.part, worker=hand.number, **facts)
-        if report.failure == "model":
-            self._give_up_model(item, report.error)
-        elif report.failure is not None:
-            self._give_up(item, report.error)
-        self.on_report(item, report)
-
-    def _replace(self, ray: Any, hand: _Hand, error: Exception) -> None:
-        """A worker died: blame the shard it was at, send all it held again, hire another."""
-        items = list(hand.held.values())
-        hand.held.clear()
-        why = _translate(error)
-        self.log.write("death", worker=hand.number, error=why, parts=[i.part for i in items])
-        ray.kill(hand.actor)
-        items[0].deaths += 1
-        if items[0].deaths >= MAX_DEATHS:
-            given_up = items.pop(0)
-            self._give_up(given_up, f"its worker died {MAX_DEATHS} times: {why}")
-            self.on_report(given_up, Report(failure="shard", error=why))
-        self._queue.extendleft(reversed(items))
-        self._hands.remove(hand)
-        if self._queue:
-            self._hands += self._hire(ray)
-
-    def _hire(self, ray: Any, count: int = 1) -> list[_Hand]:
-        """New workers, started side by side; it is an error if one does not come up."""
-        hands = []
-        for _ in range(count):
-            self._started += 1
-            hands.append(_Hand(self._started, clusters.actor(ray, self.device)))
-        try:
-            described = ray.get([h.actor.describe.remote() for h in hands], timeout=START_SECONDS)
-        except ray.exceptions.GetTimeoutError as error:
-            raise RunFailed(
-                f"Not every one of {count} workers could be started in {START_SECONDS} s: the"
-                f" cluster has no free {self.device.kind} device.",
-                "Ask for fewer with cluster.workers=N, or check the cluster: lmmsteer doctor",
-            ) from error
-        except ray.exceptions.RayError as error:
-            raise RunFailed(
-                f"A worker cannot start: {_translate(error)}.", "Check the machine: lmmsteer doctor"
-            ) from error
-        for hand, facts in zip(hands, described, strict=True):
-            self.log.write("worker", worker=hand.number, **facts)
-        return hands
-
-    def _give_up(self, item: Item, error: str) -> None:
-        self.failures.append(Failure(item.label, item.part, error))
-        self.log.write("failure", cell=item.label, part=item.part, error=error)
-
-    def _give_up_model(self, item: Item, error: str) -> None:
-        """A model that cannot be loaded: none of its items is tried again."""
-        self._give_up(item, error)
-        if item.model in self._dead_models:
-            return
-        self._dead_models[item.model] = error
-        rest = [other for other in self._queue if other.model == item.model]
-        self._queue = deque(other for other in self._queue if other.model != item.model)
-        for other in rest:
-            self._give_up(other, error)
-            self.on_report(other, Report(failure="model", error=error))
-
-
-def _translate(error: Exception) -> str:
-    """The first telling line of a Ray error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "cause" in line.lower() or "Error" in line]
-    return (telling or lines or [type(error).__name__])[-1 if telling else 0][:300].rstrip(".")
+        place = {"cell": call.item.label, "part": call.item.part, "worker": event.number}
+        self.scheduler.note("done", **place, **facts)

@@ -61,6 +61,20 @@ def open_engine(config: EngineConfig) -> Shared | Reference:
     return Reference() if config.slots is None else Reference(slots=config.slots)
 
 
+def progress(engine: Engine) -> int:
+    """A number that changes with every step of an engine's run, and from run to run."""
+    stats = getattr(engine, "stats", None)
+    if stats is None:
+        return 0
+    counts = (stats.steps, stats.tokens, stats.encoded, stats.prefixes, stats.suffixes, stats.rows)
+    return hash((id(stats), *counts))
+
+
+def slots_of(engine: Engine) -> int:
+    """The slots of an engine's last run, 0 where it has had none."""
+    return getattr(getattr(engine, "stats", None), "slots", 0)
+
+
 def facts_of(engine: Engine) -> dict[str, Any]:
     """What the log keeps of an engine's last run: slots and why, where the time went."""
     stats = getattr(engine, "stats", None)

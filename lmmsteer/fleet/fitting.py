@@ -15,9 +15,13 @@ from lmmsteer.engine.sampling import Sampling
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import shard
 from lmmsteer.fleet.engines import Engine, open_engine
+from lmmsteer.fleet.halfway import Halfway
+from lmmsteer.fleet.pictures import Decoded
 from lmmsteer.fleet.task import FitTask, Report
+from lmmsteer.fleet.telling import Teller
 from lmmsteer.methods import METHODS
 from lmmsteer.methods.base import Learning
+from lmmsteer.methods.passes import Passes
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import LABELS, Picture, Request, Response
 from lmmsteer.store import Store
@@ -27,32 +31,39 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
     """Fit a method on the pictures of the named parts; broken ones are left out.
 
     What defines the fit goes into the artifact's metadata as `fit`, so that another is told apart.
+    One that was killed goes on where it was.
     """
     start = time.monotonic()
     method = METHODS[task.method.method](**task.method.parameters)
     pictures: dict[str, Picture] = {}
     for part in task.parts:
         pictures.update(manifest.read_pictures(store, task.dataset, part))
-    with shard.Decoded(pictures) as shown:
-        usable = {image_id: shown[image_id] for image_id in shown if not shown.error(image_id)}
+    with Decoded(pictures) as shown:
+        usable = {image_id: pictures[image_id] for image_id in shown if not shown.error(image_id)}
     if not usable:
         raise LmmsteerError(f"No picture of {task.dataset} can be read.", "Check dataset.path.")
     engine = open_engine(task.engine)
     labels, groups = _labels(store, task)
-    said: list[str] = []
-    learning = Learning(
-        pictures=usable,
-        attribute=shard.attribute_of(task.method),
-        edited=engine.edited,
-        answer=_answering(engine),
-        labels=labels,
-        groups=groups,
-        say=said.append,
-    )
-    artifact = method.fit(lmm, learning)
+    say = Teller(store, task)
+    digests = {image_id: pictures[image_id].sha256 for image_id in usable}
+    seen = {"pictures": digests, "labels": labels, "groups": groups}
+    halfway = Halfway(store, task, seen, lmm.device.name(), say)
+    with Decoded(usable) as shown:
+        learning = Learning(
+            pictures=shown,
+            attribute=shard.attribute_of(task.method),
+            edited=engine.edited,
+            answer=_answering(engine),
+            labels=labels,
+            groups=groups,
+            say=say,
+            passes=Passes(halfway),
+        )
+        artifact = method.fit(lmm, learning)
     artifact = replace(artifact, metadata={**artifact.metadata, "fit": dict(task.fingerprint)})
     created = store.create(task.path, artifact.to_bytes())
-    return Report(seconds=time.monotonic() - start, created=created, said=tuple(said))
+    halfway.clear()
+    return Report(seconds=time.monotonic() - start, created=created, said=tuple(say.said))
 
 
 def _labels(store: Store, task: FitTask) -> tuple[dict[str, str], dict[str, str]]:

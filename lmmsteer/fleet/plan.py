@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeVar
 
 from lmmsteer import manifest
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import cells, resolve
 from lmmsteer.fleet.cells import CellRecord
-from lmmsteer.fleet.driver import Item
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.fleet.resolve import Job
+from lmmsteer.fleet.work import Budget, Item, Lot
 from lmmsteer.manifest import Manifest
 from lmmsteer.store import Store, open_store
 
@@ -71,7 +72,7 @@ class Plan:
                 plan._admit(job, found)
             except LmmsteerError as error:
                 plan.refused.append(Refusal(label(source), error))
-        plan.jobs = sorted(found.values(), key=lambda job: job.task.model.name)
+        plan.jobs = sorted(found.values(), key=lambda job: (job.task.model.name, job.cell.dataset))
         return plan
 
     def _admit(self, job: Job, found: dict[str, Job]) -> None:
@@ -108,18 +109,51 @@ class Plan:
         shards = self.manifests[job.cell.dataset].shards
         return [shard for shard in shards if shard.name not in there]
 
-    def items(self) -> list[Item]:
-        """All work that is left, a model's together, and in it all that shows the same pictures.
+    def rows_left(self, job: Job) -> int:
+        return sum(shard.rows for shard in self.left(job))
 
-        A worker that gets a shard's cells one after the other encodes its pictures once.
+    def lots(self, jobs: Sequence[Job], start: float = 0.0) -> list[Lot]:
+        """All work that is left of some jobs: a model's together, and in it all that shows the same
+        pictures.
+
+        A worker that gets a shard's cells one after the other encodes its pictures once. start: the
+        share of the shards that is left for the end, so that drivers on one folder meet late.
         """
-        left = [
-            (job.task.model.name, job.cell.dataset, shard.name, number, job, shard)
-            for number, job in enumerate(self.jobs)
-            for shard in self.left(job)
-        ]
-        left.sort(key=lambda one: one[:4])
-        return [Item(job.task, s.name, s.rows, str(job.cell)) for *_, job, s in left]
+        lots = []
+        for model, group in groupby(jobs, key=lambda job: job.task.model):
+            mine = list(group)
+            left = {job.cell.folder: self._left(job) for job in mine}
+            count = sum(map(sum, left.values()))
+            lots.append(Lot(model, count, self._items(mine, left, start)))
+        return lots
+
+    def _left(self, job: Job) -> bytearray:
+        """For each shard of the manifest, in its order: 1 where it has no response part yet."""
+        there = cells.done(self.store, job.cell.folder)
+        shards = self.manifests[job.cell.dataset].shards
+        return bytearray(shard.name not in there for shard in shards)
+
+    def _items(
+        self, jobs: Sequence[Job], left: Mapping[str, bytearray], start: float
+    ) -> Iterator[Item]:
+        """Made when they are wanted: a sweep has millions."""
+        for dataset in dict.fromkeys(job.cell.dataset for job in jobs):
+            shards = self.manifests[dataset].shards
+            mine = [job for job in jobs if job.cell.dataset == dataset]
+            first = int(start * len(shards))
+            for number in (*range(first, len(shards)), *range(first)):
+                for job in mine:
+                    if left[job.cell.folder][number]:
+                        yield _item(job, shards[number])
+
+    def budgets(self, jobs: Sequence[Job]) -> dict[str, Budget]:
+        """What each cell may lose, and has lost so far, by its folder."""
+        found = {}
+        for job in jobs:
+            planned, _, failed = self.counts(job)
+            share = job.config.max_failed_share
+            found[job.cell.folder] = Budget(str(job.cell), planned, failed.total(), share)
+        return found
 
     def counts(self, job: Job) -> tuple[int, int, Counter[str]]:
         """Rows planned, rows done, and failed rows by kind; from listing and footers alone."""
@@ -127,6 +161,11 @@ class Plan:
         names = {s.name for s in planned.shards} & cells.done(self.store, job.cell.folder)
         rows, failed = cells.failed_rows(self.store, job.cell.folder, names)
         return planned.rows, rows, failed
+
+
+def _item(job: Job, shard: manifest.Shard) -> Item:
+    digests = (shard.rows_digest, shard.images_digest)
+    return Item(job.task, shard.name, shard.rows, str(job.cell), digests)
 
 
 def store_of(members: Sequence[Member], tell: Callable[[Exception], Any]) -> Store:

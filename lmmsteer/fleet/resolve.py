@@ -5,23 +5,21 @@ Refuses before anything is written; loads no weights.
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from lmmsteer import config as configs
-from lmmsteer import datasets, device, manifest
+from lmmsteer import datasets, manifest
 from lmmsteer.config import GenerateConfig
 from lmmsteer.datasets.base import DataSet
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet import engines
+from lmmsteer.fleet import cluster, engines, stack
 from lmmsteer.fleet.cells import CellRecord
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.fleet.steering import (
@@ -38,8 +36,6 @@ from lmmsteer.models import files
 from lmmsteer.models.families import Family, family_of
 from lmmsteer.schema import SCHEMA_VERSION, Cell
 from lmmsteer.store import Store
-
-VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "pillow", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def _job(
     recorded: CellRecord | None = None,
 ) -> Job:
     key, method = method_of(config)
-    engines.check(config.engine, device.detect(config.device.kind).kind)
+    engines.check(config.engine, cluster.device_of(config.cluster, config.device).kind)
     spec, folder = model_spec(config)
     spec = replace(spec, name=cell.model)
     dataset, identity = manifest_of(config, cell.dataset)
@@ -160,7 +156,7 @@ def _job(
         cell,
         plain,
         defining,
-        stack(config),
+        stack_of(config),
         artifact=steering.where,
         parts=steering.addresses,
     )
@@ -194,15 +190,12 @@ def facts_of(spec: ModelSpec, folder: Path) -> ModelFacts:
     )
 
 
-def stack(config: Any) -> dict[str, Any]:
-    """What the answers were computed with: another of these may change their last bits."""
-    found = device.detect(config.device.kind)
+def stack_of(config: Any) -> dict[str, Any]:
+    """What the answers are computed with: another of these may change their last bits."""
     slots = {"slots": config.engine.slots} if hasattr(config, "engine") else {}
     return {
-        "lmmsteer": version("lmmsteer"),
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        **{name: version(name) for name in VERSIONS},
-        "device": found.kind,
+        **stack.versions(),
+        "device": cluster.device_of(config.cluster, config.device).kind,
         "threads": config.device.threads,
         **slots,
     }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from PIL import Image
@@ -14,76 +11,103 @@ from PIL import Image
 from lmmsteer import manifest, parts
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.errors import PictureError
+from lmmsteer.fleet.commit import REASONS, commit, not_shown
+from lmmsteer.fleet.commit import found as found
+from lmmsteer.fleet.commit import part_bytes as part_bytes
 from lmmsteer.fleet.engines import Engine, facts_of
+from lmmsteer.fleet.pictures import Decoded
 from lmmsteer.fleet.task import MethodSpec, Report, Task
 from lmmsteer.methods import METHODS
 from lmmsteer.methods.artifact import Artifact
 from lmmsteer.methods.base import Attribute, Context, Features, Method
 from lmmsteer.models.lmm import Lmm
-from lmmsteer.models.pictures import decode
-from lmmsteer.schema import RESPONSES, Picture, Request, Response, to_table
+from lmmsteer.schema import Picture, Request, Response
 from lmmsteer.store import Store
 
-FILLER = (336, 336)
-DECODERS = 2
+FILLER = "Describe this image."
 
 
-def answer(store: Store, lmm: Lmm, task: Task, part: str, engine: Engine) -> Report:
-    """Answer one shard and commit its part. Rows in = rows out: a failed row is a response too."""
-    start = time.monotonic()
-    requests = manifest.read_rows(store, task.dataset, part)
-    pictures = manifest.read_pictures(store, task.dataset, part)
-    sampling = Sampling(**vars(task.sampling))
-    with Decoded(pictures) as shown:
-        method, context = open_method(store, task.method)
-        features = getattr(engine, "features", None)
-        edit = method.edit(lmm, requests, _seeing(context, shown, features, task.engine.strict))
-        answered = list(engine.generate(lmm, requests, shown, edit, sampling))
-        broken = {image_id: error for image_id in shown if (error := shown.error(image_id))}
-    responses = [_replace_broken(r, q, broken) for q, r in zip(requests, answered, strict=True)]
-    failed = Counter(r.error_kind for r in responses if r.error_kind is not None)
-    created = store.create(f"{task.folder}/{part}", part_bytes(responses, task, failed))
-    seconds = time.monotonic() - start
-    return Report(len(responses), dict(failed), seconds, created=created, engine=facts_of(engine))
+class Shard:
+    """One shard of a cell on its way: `answer` commits its part, `probe` tries a row alone.
 
-
-def part_bytes(responses: Sequence[Response], task: Task, failed: Mapping[str, int]) -> bytes:
-    """The response part; its footer counts the failed rows by kind."""
-    extra = {"lmmsteer.failed": json.dumps(dict(sorted(failed.items())))}
-    return parts.to_bytes(to_table(responses, RESPONSES), task.fingerprint, extra)
-
-
-class Decoded(Mapping[str, Image.Image]):
-    """A shard's pictures, decoded ahead of whoever asks for one, for the length of a `with` block.
-
-    A broken one is a grey filler, so that its neighbours' batches are what they would be; `error`
-    has the reason.
+    digests: of the manifest's two parts, as the plan knows them. stage: told where it is.
     """
 
-    def __init__(self, pictures: Mapping[str, Picture]) -> None:
-        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self._made = {i: self._pool.submit(_decode, picture) for i, picture in pictures.items()}
+    def __init__(
+        self,
+        task: Task,
+        part: str,
+        engine: Engine,
+        stage: Callable[[str], None] = lambda name: None,
+        digests: tuple[str, str] | None = None,
+    ) -> None:
+        self.task, self.part, self.engine, self.stage = task, part, engine, stage
+        self.digests = digests
+        self._read: tuple[list[Request], dict[str, Picture]] | None = None
 
-    def __enter__(self) -> Decoded:
-        return self
+    def answer(self, store: Store, lmm: Lmm, excluded: Mapping[int, str] | None = None) -> Report:
+        """Answer every row and commit. Rows in = rows out: a failed row is a response too.
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        excluded: rows, by index, that are not shown to the model, with their error kinds. A filler
+        stands in for each, so that its neighbours keep their batch and their text.
+        """
+        start = time.monotonic()
+        requests, pictures = self.read(store)
+        excluded = excluded or {}
+        shown, kept = _fill(requests, pictures, excluded)
+        answered, broken = self._generate(store, lmm, shown, kept)
+        responses = [
+            _response(request, answered[n], broken, excluded.get(n))
+            for n, request in enumerate(requests)
+        ]
+        self.stage("commit")
+        report = commit(store, self.task, self.part, responses)
+        return replace(report, seconds=time.monotonic() - start, engine=facts_of(self.engine))
 
-    def __getitem__(self, image_id: str) -> Image.Image:
-        found = self._made[image_id].result()
-        return Image.new("RGB", FILLER, (127, 127, 127)) if isinstance(found, Exception) else found
+    def probe(self, store: Store, lmm: Lmm, row: int) -> Report:
+        """Answer one row alone; the answer is dropped, since alone is not how it would be made."""
+        requests, pictures = self.read(store)
+        request = requests[row]
+        self._generate(store, lmm, [request], {request.image_id: pictures[request.image_id]})
+        return Report(rows=1)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._made)
+    def read(self, store: Store) -> tuple[list[Request], dict[str, Picture]]:
+        """Rows and pictures. Raises: DamagedPart for parts that are not those of the plan."""
+        if self._read is None:
+            self._check(store)
+            requests = manifest.read_rows(store, self.task.dataset, self.part)
+            pictures = manifest.read_pictures(store, self.task.dataset, self.part)
+            self._read = requests, pictures
+        return self._read
 
-    def __len__(self) -> int:
-        return len(self._made)
+    def _check(self, store: Store) -> None:
+        base = manifest.folder(self.task.dataset)
+        for kind, digest in zip(("rows", "images"), self.digests or (), strict=False):
+            path = f"{base}/{kind}/{self.part}"
+            if parts.read_footer(store, path).meta.get("lmmsteer.digest") != digest:
+                raise parts.DamagedPart(
+                    f"{store.root}/{path} is not the part that its manifest names.",
+                    f"See what is wrong with: lmmsteer verify out={store.root}",
+                )
 
-    def error(self, image_id: str) -> PictureError | None:
-        """Why a picture cannot be shown, or None."""
-        found = self._made[image_id].result()
-        return found if isinstance(found, PictureError) else None
+    def _generate(
+        self,
+        store: Store,
+        lmm: Lmm,
+        requests: Sequence[Request],
+        pictures: Mapping[str, Picture],
+    ) -> tuple[list[Response], dict[str, PictureError]]:
+        sampling = Sampling(**vars(self.task.sampling))
+        strict = self.task.engine.strict
+        with Decoded(pictures) as shown:
+            method, context = open_method(store, self.task.method)
+            features = getattr(self.engine, "features", None)
+            self.stage("edit")
+            edit = method.edit(lmm, requests, _seeing(context, shown, features, strict))
+            self.stage("generate")
+            answered = list(self.engine.generate(lmm, requests, shown, edit, sampling))
+            broken = {image_id: error for image_id in shown if (error := shown.error(image_id))}
+        return answered, broken
 
 
 def open_method(store: Store, spec: MethodSpec) -> tuple[Method, Context]:
@@ -113,17 +137,27 @@ def attribute_of(spec: MethodSpec) -> Attribute:
     return Attribute(values["name"], values["question"] or "", tuple(values["words"]))
 
 
-def _decode(picture: Picture) -> Image.Image | PictureError:
-    if picture.bytes is None:
-        return PictureError(picture.error_kind or "picture_missing", picture.error or "no bytes")
-    try:
-        return decode(picture.bytes)
-    except PictureError as error:
-        return error
+def _fill(
+    requests: Sequence[Request], pictures: Mapping[str, Picture], excluded: Mapping[int, str]
+) -> tuple[list[Request], dict[str, Picture]]:
+    """Rows and pictures with a filler for every excluded row, and for a picture without others."""
+    shown = [replace(q, prompt=FILLER) if n in excluded else q for n, q in enumerate(requests)]
+    left = {q.image_id for n, q in enumerate(requests) if n not in excluded}
+    kept = dict(pictures)
+    for number, kind in excluded.items():
+        image_id = requests[number].image_id
+        if image_id not in left:
+            kept[image_id] = Picture(image_id, None, None, kind, REASONS.get(kind, kind))
+    return shown, kept
 
 
-def _replace_broken(
-    response: Response, request: Request, broken: Mapping[str, PictureError]
+def _response(
+    request: Request,
+    answered: Response,
+    broken: Mapping[str, PictureError],
+    excluded: str | None,
 ) -> Response:
+    if excluded is not None:
+        return not_shown(request, excluded)
     error = broken.get(request.image_id)
-    return response if error is None else Response.failed(request, error.kind, str(error))
+    return answered if error is None else Response.failed(request, error.kind, str(error))

@@ -247,7 +247,7 @@ def _artifact(place: Place, key: str, method: Method) -> tuple[Artifact | None, 
     handed = getattr(method, "artifact", None)
     if handed is not None:
         files = [handed] if isinstance(handed, str) else list(handed)
-        artifact = method.join([_read_handed(file) for file in files])
+        artifact = method.join([_read_handed(file, method.elsewhere) for file in files])
         path = artifact_path(place.model, method.name, place.attribute)
         return artifact, path.replace("artifact.", f"artifact-{digest_of(artifact)[:12]}.")
     if not method.fitted:
@@ -304,12 +304,15 @@ def _read(store: Store, path: str) -> Artifact:
         ) from error
 
 
-def _read_handed(path: str) -> Artifact:
+def _read_handed(path: str, elsewhere: str) -> Artifact:
+    """elsewhere: how a user may come by such a file."""
     try:
         if "://" in path:
             base, _, name = path.rpartition("/")
-            return Artifact.from_bytes(open_store(base).read_bytes(name), path)
-        return Artifact.from_bytes(Path(path).read_bytes(), path)
+            data = open_store(base).read_bytes(name)
+        else:
+            data = Path(path).read_bytes()
+        return Artifact.from_bytes(data, path, elsewhere)
     except OSError as error:
         raise LmmsteerError(
             f"method.artifact={path} cannot be read: {error.strerror or error}.",

@@ -66,14 +66,15 @@ class FitTask:
 class Report:
     """What came of a shard or a fit.
 
-    engine: what the engine says of its run; said: what a fit has to say of its way. failure: None,
-    `model` (it cannot be loaded) or `shard`.
+    created: False where another's part was there first. engine: what the engine says of its run;
+    said: what a fit has to say of its way. failure: None, `model` (it cannot be loaded), `shard`,
+    or `storage` (what was answered cannot be kept).
     """
 
     rows: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
-    loads: tuple[str, ...] = ()
+    new_tokens: int = 0
     created: bool = True
     engine: dict[str, Any] = field(default_factory=dict)
     said: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ How much hangs on what the answer says already, and on what the picture shows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -23,34 +23,30 @@ from lmmsteer.methods.ala_artifact import (
     problem_of_pictures,
     problem_of_texts,
 )
-from lmmsteer.methods.ala_fit import (
+from lmmsteer.methods.ala_checks import PICTURE, check_choices, check_numbers, preset_values
+from lmmsteer.methods.ala_pictures import (
     PictureFeatures,
-    Texts,
-    Training,
-    check_classes,
-    classes_of,
     data_digest,
     labelled,
     learn_pictures,
+    shown_accuracy,
+)
+from lmmsteer.methods.ala_texts import (
+    Texts,
+    classes_of,
     own_answers,
     read_texts,
-    shown_accuracy,
     split,
-    text_accuracy,
     tokenized,
-    train_text_classifier,
 )
+from lmmsteer.methods.ala_training import Training, text_accuracy, train_text_classifier
 from lmmsteer.methods.artifact import Artifact, ModelFacts
-from lmmsteer.methods.attributions import AGGREGATES, beta_of, token_attributions
+from lmmsteer.methods.attributions import beta_of, token_attributions
 from lmmsteer.methods.base import Context, Learning, Method
-from lmmsteer.models.lexicon import Lexicon, checked, lexicon_beta
+from lmmsteer.models.lexicon import Lexicon, lexicon_beta
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.models.text_classifier import TextClassifier
 from lmmsteer.schema import Request
-
-PICTURE = "picture"
-PRESETS = {"paper": (2.0, 0.1), "code": (5.0, 0.5)}
-"""lam and tau: the paper's, and those of the public code's FACET scripts."""
 
 PUBLISHED = (3, 2e-5)
 OWN_ANSWERS = (10, 1e-3)
@@ -68,16 +64,19 @@ OPEN = (
 
 @dataclass(frozen=True)
 class Ala(Method):
-    """Shifts the logits of bias-related tokens, where the most likely token is one of them.
+    """Shifts the logits of bias-related tokens, where the next token would be one of them.
 
-    z' = z - lam (a - s) beta, where |beta of the greedy token| >= tau. a = f_text(answer so far and
-    the greedy token) in [-1, 1]; beta in [-1, 1]^vocab: how much a token speaks for the second
-    class (+1: male, toxic, stereotype) or the first (-1).
+    z' = z - lam (a - s) beta, where |beta of the token t| >= tau. a = f_text(answer so far and t)
+    in [-1, 1]; beta in [-1, 1]^vocab: how much a token speaks for the second class (+1: male,
+    toxic, stereotype) or the first (-1).
 
     target s: `picture` is 2 P(second class | picture) - 1 of a logistic regression on the model's
     own picture features, mean over tokens (ALA-BA); 0 is neutral (ALA-N), -1 the first class
     (toxicity). magnitude: |a| and |beta| for a and beta, which pushes all tokens of the attribute
-    down (the public code's ALA-N). preset: `paper` (lam 2, tau 0.1) or `code` (lam 5, tau 0.5).
+    down (the public code's ALA-N). gate: t is the likeliest token (`greedy`), or the one that the
+    row's own sampling would take from z (`drawn`). The paper decodes greedily, where they are the
+    same; in sampled answers the first lets pass whatever is drawn without being the likeliest.
+    preset: `paper` (lam 2, tau 0.1) or `code` (lam 5, tau 0.5).
 
     classifier `fitted`: a text classifier over the model's own tokens and integrated gradients of
     it (`TextClassifier`, `attributions`), learned from texts with labels. a = 2 sigmoid(z_1) - 1,
@@ -104,6 +103,7 @@ class Ala(Method):
     artifact: str | None = None
     lam: float = 2.0
     tau: float = 0.1
+    gate: str = "greedy"
     target: Any = PICTURE
     classifier: str = "fitted"
     lexicon: dict[str, float] | None = None
@@ -126,53 +126,15 @@ class Ala(Method):
 
     needs_attribute: ClassVar[bool] = True
     applied: ClassVar[frozenset[str]] = frozenset(
-        {"lam", "tau", "target", "lexicon", "preset", "magnitude", "margin"}
+        {"lam", "tau", "gate", "target", "lexicon", "preset", "magnitude", "margin"}
     )
 
     def __post_init__(self) -> None:
         if self.preset is not None:
-            self._apply_preset(self.preset)
-        _check_numbers(self)
-        self._check_choices()
-
-    def _apply_preset(self, preset: str) -> None:
-        if preset not in PRESETS:
-            raise LmmsteerError(
-                f"method.preset={preset} is not known.", f"Use method.preset={'|'.join(PRESETS)}"
-            )
-        defaults = {f.name: f.default for f in fields(Ala)}
-        for key, value in zip(("lam", "tau"), PRESETS[preset], strict=True):
-            given = getattr(self, key)
-            if given not in (defaults[key], value):
-                raise LmmsteerError(
-                    f"method.{key}={given} and method.preset={preset} ({key} {value}) contradict "
-                    "each other.",
-                    f"Leave one of them out: method.preset=null, or no method.{key}",
-                )
-            object.__setattr__(self, key, value)
-
-    def _check_choices(self) -> None:
-        known = {"classifier": ("fitted", "lexicon"), "beta_agg": AGGREGATES}
-        for key, choices in known.items():
-            if getattr(self, key) not in choices:
-                raise LmmsteerError(
-                    f"method.{key}={getattr(self, key)} is not known.",
-                    f"Use method.{key}={'|'.join(choices)}",
-                )
-        if self.classifier == "lexicon":
-            checked(self.lexicon or {})
-        elif self.lexicon:
-            raise LmmsteerError(
-                "method.lexicon is given, and method.classifier=fitted does not read it.",
-                "Use it with method.classifier=lexicon",
-            )
-        check_classes(self.classes)
-        if self.classes is not None and len(self.classes) > 2 and self.classifier == "lexicon":
-            raise LmmsteerError(
-                f"A lexicon's scores tell two classes apart, and method.classes names "
-                f"{len(self.classes)}.",
-                "Name two, or use method.classifier=fitted",
-            )
+            for key, value in preset_values(self).items():
+                object.__setattr__(self, key, value)
+        check_numbers(self)
+        check_choices(self)
 
     sources: ClassVar[frozenset[str]] = frozenset({"texts"})
 
@@ -233,7 +195,7 @@ class Ala(Method):
         betas, readers = self._read(lmm, artifact)
         targets = self._targets(requests, artifact, seen, len(readers))  # [requests or 1, terms]
         return [
-            Adjustment(beta, targets[:, at], reader, self.lam, self.tau, self.magnitude)
+            Adjustment(beta, targets[:, at], reader, self.lam, self.tau, self.magnitude, self.gate)
             for at, (beta, reader) in enumerate(zip(betas, readers, strict=True))
         ]
 
@@ -323,7 +285,9 @@ class Ala(Method):
         learning.say(f"training a classifier on {len(own)} texts")
         epochs, lr = OWN_ANSWERS if self.texts is None else PUBLISHED
         how = Training(self.epochs or epochs, self.batch, self.lr or lr, self.dropout, self.seed)
-        weights = train_text_classifier(own, width, len(classes), how)
+        weights = train_text_classifier(
+            own, width, len(classes), how, learning.passes, learning.say
+        )
         accuracy = text_accuracy(weights, held)
         usual = max(map(held.labels.count, held.labels), default=0) / max(len(held), 1)
         poor = accuracy is not None and accuracy <= usual
@@ -340,6 +304,8 @@ class Ala(Method):
             len(classes),
             aggregate=self.beta_agg,
             steps=self.beta_steps,
+            passes=learning.passes,
+            say=learning.say,
         )
         tensors = {f"text.{name}": weight for name, weight in weights.items()}
         measured = {
@@ -364,24 +330,3 @@ def _on_card(lmm: Lmm, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def _counts(labels: Mapping[str, int], classes: Sequence[str]) -> list[int]:
     return [list(labels.values()).count(at) for at in range(len(classes))]
-
-
-def _check_numbers(method: Ala) -> None:
-    target = method.target
-    number = isinstance(target, (int, float)) and not isinstance(target, bool)
-    positive = ("images", "answer_tokens", "batch", "beta_steps", "beta_texts")
-    rules = {
-        "lam": (0 <= method.lam < float("inf"), "0 or more"),
-        "tau": (0 <= method.tau <= 1, "between 0 and 1"),
-        "target": (target == PICTURE or (number and -1 <= target <= 1), "picture, or from -1 to 1"),
-        "lr": (method.lr is None or 0 < method.lr < float("inf"), "more than 0"),
-        "epochs": (method.epochs is None or method.epochs >= 1, "1 or more"),
-        "dropout": (0 <= method.dropout < 1, "0 or more, and less than 1"),
-        **{key: (getattr(method, key) >= 1, "1 or more") for key in positive},
-    }
-    for key, (right, need) in rules.items():
-        if not right:
-            raise LmmsteerError(
-                f"method.{key}={getattr(method, key)} is out of range.",
-                f"Set method.{key} to {need}",
-            )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.methods.ala_fit import PictureClassifier
+from lmmsteer.methods.ala_pictures import PictureClassifier
 from lmmsteer.methods.artifact import Artifact, ModelFacts
 from lmmsteer.models.text_classifier import shapes
 

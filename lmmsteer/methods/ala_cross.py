@@ -9,7 +9,7 @@ from typing import Any
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.ala import Ala, rule_of
-from lmmsteer.methods.ala_fit import PictureFeatures
+from lmmsteer.methods.ala_pictures import PictureFeatures
 from lmmsteer.methods.base import Context, Method
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
@@ -21,7 +21,7 @@ MISSING = "???"
 class AlaCross(Method):
     """Adaptive logit adjustment of several attributes at once, all on the same logits.
 
-    z' = z - sum_k lam_k (a_k - s_k) beta_k, each term where |beta_k of the greedy token| >= tau_k.
+    z' = z - sum_k lam_k (a_k - s_k) beta_k, each term where |beta_k of its token| >= tau_k.
 
     terms: each a mapping with parameters of `Ala` and, where it is not the cell's, `attribute` (a
     name or its keys). A term that is fitted has the artifact of method=ala and its attribute.

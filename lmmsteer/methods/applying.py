@@ -55,6 +55,9 @@ class Applying(Method):
     applied: ClassVar[frozenset[str]] = frozenset(
         {"alpha", "mode", "layers", "scope", "keep_norm", "gate"}
     )
+    elsewhere: ClassVar[str] = (
+        "Save the directions with safetensors as the tensor `directions` [k, d_model]"
+    )
 
     def __post_init__(self) -> None:
         check_known(mode=(self.mode, MODES))

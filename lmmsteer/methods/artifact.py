@@ -19,6 +19,9 @@ from torch import Tensor
 from lmmsteer.errors import LmmsteerError
 
 ORTHONORMAL = 1e-3
+FIT_AGAIN = (
+    "Move it aside and fit it anew (lmmsteer fit), or name another file: method.artifact=FILE"
+)
 # Metadata that stays text, and so is never mistaken for a JSON number.
 TEXTS = frozenset(
     {"attribute", "data_digest", "method", "model", "model_digest", "position", "question"}
@@ -53,19 +56,18 @@ class Artifact:
         path.write_bytes(self.to_bytes())
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str = "the artifact") -> Artifact:
+    def from_bytes(
+        cls, data: bytes, where: str = "the artifact", mend: str = FIT_AGAIN
+    ) -> Artifact:
         """Read a safetensors file, made by lmmsteer or elsewhere.
 
-        Raises: LmmsteerError where the bytes are no safetensors file.
+        Raises: LmmsteerError where the bytes are no safetensors file, with what mends it.
         """
         try:
             tensors = load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         except (SafetensorError, ValueError, KeyError) as error:
-            raise LmmsteerError(
-                f"{where} is not a safetensors file: {error}.",
-                "Save the directions with safetensors as the tensor `directions` [k, d_model]",
-            ) from error
+            raise LmmsteerError(f"{where} is not a safetensors file: {error}.", mend) from error
         metadata = header.get("__metadata__") or {}
         return cls(tensors, {key: _value(key, text) for key, text in metadata.items()})
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lmmsteer.methods.passes import TOGETHER, Passes, Tensors
 from lmmsteer.models.text_classifier import LENGTH, Weights, logits_of_embedded
 
 AGGREGATES = ("sum", "mean")
@@ -47,27 +49,41 @@ def token_attributions(
     *,
     aggregate: str = "sum",
     steps: int = 50,
+    passes: Passes = Passes(),  # noqa: B008 - it keeps nothing
+    say: Callable[[str], None] = lambda line: None,
 ) -> Tensor:
-    """Attributions of tokens over the texts of each class, for its logit.
+    """Attributions of tokens over the texts of each class, for its logit. 64 texts are a pass.
 
     aggregate: their sum, or their mean over a token's occurrences. Result: [classes, vocab]
     float64. Texts are cut to their first 128 tokens.
     """
     device = weights["token.weight"].device
-    sums = torch.zeros(classes * vocab_size, dtype=torch.float64)
-    counts = torch.zeros_like(sums)
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-    for start in range(0, len(order), BATCH):
-        chosen = [at for at in order[start : start + BATCH] if texts[at]]
-        if not chosen:
-            continue
-        ids = padded([texts[at] for at in chosen])
-        of = torch.tensor([labels[at] for at in chosen])
-        found = integrated_gradients(weights, ids.to(device), of.to(device), steps).cpu()
-        at = (of[:, None] * vocab_size + ids)[ids >= 0]
-        sums.index_add_(0, at, found[ids >= 0].double())
-        counts.index_add_(0, at, torch.ones(len(at), dtype=torch.float64))
-    total = sums / counts.clamp(min=1) if aggregate == "mean" else sums
+
+    def none() -> dict[str, Tensor]:
+        zeros = torch.zeros(classes * vocab_size, dtype=torch.float64)
+        return {"sums": zeros, "counts": zeros}
+
+    def more(state: Tensors, at: int) -> dict[str, Tensor]:
+        sums, counts = state["sums"].clone(), state["counts"].clone()
+        some = order[at * TOGETHER : (at + 1) * TOGETHER]
+        for start in range(0, len(some), BATCH):
+            chosen = [at for at in some[start : start + BATCH] if texts[at]]
+            if not chosen:
+                continue
+            ids = padded([texts[at] for at in chosen])
+            of = torch.tensor([labels[at] for at in chosen])
+            found = integrated_gradients(weights, ids.to(device), of.to(device), steps).cpu()
+            places = (of[:, None] * vocab_size + ids)[ids >= 0]
+            sums.index_add_(0, places, found[ids >= 0].double())
+            counts.index_add_(0, places, torch.ones(len(places), dtype=torch.float64))
+        say(f"texts attributed: {at * TOGETHER + len(some)} of {len(texts)}")
+        return {"sums": sums, "counts": counts}
+
+    found = passes.steps("attributions", none, more, math.ceil(len(order) / TOGETHER))
+    total = found["sums"]
+    if aggregate == "mean":
+        total = total / found["counts"].clamp(min=1)
     return total.view(classes, vocab_size)
 
 

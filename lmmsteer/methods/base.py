@@ -17,6 +17,7 @@ from lmmsteer import __version__
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.artifact import Artifact, ModelFacts
+from lmmsteer.methods.passes import Passes
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.schema import Request, Response
 
@@ -75,7 +76,8 @@ class Learning:
 
     pictures: RGB, by image id. labels: what the data set says of a picture's attribute (man, woman
     ...), by image id; a picture without a label is not in it. groups: the counterfactual set of a
-    picture, likewise. edited, answer: the engine's. say: shows a line of progress.
+    picture, likewise. edited, answer: the engine's. say: shows a line of progress. passes: for what
+    takes long, so that a fit that was killed goes on where it was.
     """
 
     pictures: Mapping[str, Image.Image]
@@ -85,6 +87,7 @@ class Learning:
     labels: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: None
+    passes: Passes = field(default_factory=Passes)
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,14 @@ class Method:
     needs_attribute: it steers away from an attribute (others run as attribute=none).
     needs_artifact: its edit reads `context.artifact`. fitted: `fit` makes that artifact. applied:
     parameters of a fitted method that act at generation, not through the artifact. sources: those
-    that name files to learn from.
+    that name files to learn from. elsewhere: how a user may come by an artifact of it.
     """
 
     name: str = ""
 
     needs_attribute: ClassVar[bool] = False
     needs_artifact: ClassVar[bool] = False
+    elsewhere: ClassVar[str] = "Name a safetensors file that lmmsteer fit has made"
     fitted: ClassVar[bool] = False
     applied: ClassVar[frozenset[str]] = frozenset({"alpha"})
     sources: ClassVar[frozenset[str]] = frozenset()
@@ -149,6 +153,9 @@ class Method:
 
         Raises: LmmsteerError that names the parameter.
         """
+
+    def suit_fit(self, facts: ModelFacts) -> None:
+        """The same for parameters of a fit, which an artifact from elsewhere does not ask about."""
 
     def check(self, artifact: Artifact, facts: ModelFacts, where: str = "The artifact") -> None:
         """Refuse an artifact that does not fit a model, before its weights are loaded.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -68,8 +68,12 @@ class Dear(FeatureMethod):
         # A caller's inference mode would hand out tensors that no gradient can pass.
         with torch.inference_mode(False), torch.enable_grad():
             z, y = ((x - centre) / spread).clone(), y.clone()
-            classifier = self.classifier(z, y, len(pooled.classes), learning)
-            weights = self.residual(z, y, classifier, learning)
+            classifier = _trained(
+                learning, "classifier", lambda: self.classifier(z, y, len(pooled.classes), learning)
+            )
+            weights = _trained(
+                learning, "residual", lambda: self.residual(z, y, classifier, learning)
+            )
         tensors = {k: x.float() for k, x in folded(weights, centre, spread).items()}
         seen = (held - centre) / spread
 
@@ -132,6 +136,12 @@ class Dear(FeatureMethod):
             if (step + 1) % SAID == 0 or step + 1 == self.steps:
                 learning.say(f"{what}: step {step + 1} of {self.steps}, loss {found.item():.4g}")
         return [x.detach() for x in weights]
+
+
+def _trained(learning: Learning, name: str, train: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    """The weights that a training ends with, a pass."""
+    found = learning.passes.once(name, lambda: {str(at): x for at, x in enumerate(train())})
+    return [found[str(at)] for at in range(len(found))]
 
 
 def folded(weights: list[Tensor], centre: Tensor, spread: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ Arditi et al. 2024 (arXiv 2406.11717).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from lmmsteer.methods.applying import Applying
 from lmmsteer.methods.artifact import Artifact
 from lmmsteer.methods.base import Edited
 from lmmsteer.methods.extraction import BATCH, TINY, Pair, forward
+from lmmsteer.methods.passes import Passes
 from lmmsteer.methods.words import mentions
 from lmmsteer.models.lmm import Lmm
 
@@ -111,6 +112,7 @@ class Judge:
     first_refused_layer: int
     mode: str = "project"
     say: Callable[[str], None] = lambda line: None
+    passes: Passes = field(default_factory=Passes)
 
     def candidates(
         self, differences: Tensor, mean: Tensor, alphas: Sequence[float] = (1.0,)
@@ -123,7 +125,10 @@ class Judge:
                 found.append(Candidate(layer, refused=problem))
                 continue
             trial = Artifact(direction_of(differences, mean, layer), {"layer": layer})
-            found += [self._tried(trial, layer, alpha, base) for alpha in alphas]
+            found += [
+                self._tried(trial, layer, alpha, base, f"layer-{layer}-strength-{at}")
+                for at, alpha in enumerate(alphas)
+            ]
             self.say(f"layer {layer + 1} of {len(differences)}")
         return found
 
@@ -136,12 +141,19 @@ class Judge:
             return "no block reads it"
         return None
 
-    def _tried(self, trial: Artifact, layer: int, alpha: float, base: Tensor) -> Candidate:
+    def _tried(
+        self, trial: Artifact, layer: int, alpha: float, base: Tensor, name: str
+    ) -> Candidate:
         applying = Applying(alpha=alpha, mode=self.mode)
         residual = applying.everywhere(trial, self.lmm.n_layers)
-        with self.edited(self.lmm, Edit(residual=residual)):
-            score = self.score_of()
-            kl = kl_divergence(base, last_logits(self.lmm, self.neutral))
+
+        def measured() -> dict[str, Tensor]:
+            with self.edited(self.lmm, Edit(residual=residual)):
+                score = self.score_of()
+                kl = kl_divergence(base, last_logits(self.lmm, self.neutral))
+            return {"found": torch.tensor([score, kl], dtype=torch.float64)}
+
+        score, kl = self.passes.once(name, measured)["found"].tolist()
         refused = None
         if layer >= self.first_refused_layer:
             refused = "among the last layers"

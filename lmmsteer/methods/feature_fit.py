@@ -121,7 +121,7 @@ class FeatureMethod(Method):
         as they are and after the whole change (each probe fitted on its own kind). majority: of
         always saying the commonest class.
         """
-        self.check_fit(lmm)
+        self.suit_fit(facts_of(lmm))
         pooled = pool(lmm, learning, self.images, self.validation)
         tensors, found = self.learn(lmm, learning, pooled)
         rule = self.rule(tensors, 1.0)
@@ -140,9 +140,6 @@ class FeatureMethod(Method):
             **found,
         }
         return Artifact(tensors, metadata)
-
-    def check_fit(self, lmm: Lmm) -> None:
-        """Refuse parameters that this model has no room for, before any picture is looked at."""
 
     def learn(
         self, lmm: Lmm, learning: Learning, pooled: Pooled
@@ -173,6 +170,12 @@ class FeatureMethod(Method):
         return None
 
 
+def facts_of(lmm: Lmm) -> ModelFacts:
+    """What `suit_fit` asks about, of a model that is loaded."""
+    vocab, tokenizer = lmm.vocab_size, lmm.tokenizer_digest
+    return ModelFacts(lmm.name, lmm.digest, lmm.d_model, lmm.n_layers, vocab, tokenizer)
+
+
 def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
     """Raises: LmmsteerError for a parameter outside [low, high], or one that is not finite."""
     if not low <= value <= high or value == float("inf"):
@@ -193,32 +196,28 @@ def pool(lmm: Lmm, learning: Learning, images: int, validation: float) -> Pooled
     classes = tuple(sorted(set(said)))
     labels = torch.tensor([classes.index(label) for label in said])
     held_out = _held_out(labels, classes, validation)
-    digest = hashlib.sha256()
-    rows: list[Tensor] = []
-    for image_id, picture, tokens in shown_tokens(lmm, learning, image_ids):
-        label, size = learning.labels[image_id], f"{picture.width}x{picture.height}"
-        digest.update(f"{image_id}\0{label}\0{size}\0".encode())
-        digest.update(picture.tobytes())
-        rows.append(tokens.mean(0).cpu())
-        if not torch.isfinite(rows[-1]).all():
+
+    def means(some: Sequence[str]) -> Tensor:
+        seen = shown_tokens(lmm, learning, some)
+        learning.say(f"picture features: {image_ids.index(some[-1]) + 1} of {len(image_ids)}")
+        return torch.stack([tokens.mean(0).cpu() for tokens in seen])
+
+    features = learning.passes.rows("features", image_ids, means)
+    for image_id, row in zip(image_ids, features, strict=True):
+        if not torch.isfinite(row).all():
             raise LmmsteerError(
                 f"The features of {image_id} are not finite, so nothing can be learnt from them.",
                 "Load the model in a wider dtype (model.dtype=float32), or leave the picture out",
             )
-    return Pooled(
-        tuple(image_ids), torch.stack(rows), labels, classes, held_out, digest.hexdigest()
-    )
+    digest = _digest(learning, image_ids)
+    return Pooled(tuple(image_ids), features, labels, classes, held_out, digest)
 
 
-def shown_tokens(
-    lmm: Lmm, learning: Learning, image_ids: Sequence[str]
-) -> Iterator[tuple[str, Image.Image, Tensor]]:
-    """Each picture with its projected features, [tokens, d_model] float32, where the model is."""
+def shown_tokens(lmm: Lmm, learning: Learning, image_ids: Sequence[str]) -> Iterator[Tensor]:
+    """The projected features of each picture, [tokens, d_model] float32, where the model is."""
     for start in range(0, len(image_ids), BATCH):
         some = image_ids[start : start + BATCH]
-        pictures = [learning.pictures[image_id] for image_id in some]
-        learning.say(f"picture features: {start + len(some)} of {len(image_ids)}")
-        yield from zip(some, pictures, token_features(lmm, pictures), strict=True)
+        yield from token_features(lmm, [learning.pictures[image_id] for image_id in some])
 
 
 @torch.no_grad()
@@ -295,6 +294,16 @@ def _held_out(labels: Tensor, classes: Sequence[str], share: float) -> Tensor:
             )
         held_out[members[-count:]] = True
     return held_out
+
+
+def _digest(learning: Learning, image_ids: Sequence[str]) -> str:
+    """sha256 over the pictures as they were shown: ids, labels, sizes, RGB bytes."""
+    found = hashlib.sha256()
+    for image_id in image_ids:
+        picture, label = learning.pictures[image_id], learning.labels[image_id]
+        found.update(f"{image_id}\0{label}\0{picture.width}x{picture.height}\0".encode())
+        found.update(picture.tobytes())
+    return found.hexdigest()
 
 
 def _counts(labels: Tensor, classes: Sequence[str]) -> dict[str, int]:

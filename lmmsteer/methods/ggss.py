@@ -87,12 +87,17 @@ class Ggss(FeatureMethod):
     ) -> Tensor:
         """|V log_mu(h^)| of every token of some pictures. [tokens] float64."""
         mean, subspace = found["mean"], found["subspace"]
-        return torch.cat(
-            [
+
+        def sizes() -> dict[str, Tensor]:
+            learning.say(f"tokens of {len(image_ids)} pictures, for the gate")
+            seen = shown_tokens(lmm, learning, image_ids)
+            parts = [
                 (log_map(mean, _unit(tokens.cpu())) @ subspace.T).norm(dim=-1).double()
-                for _, _, tokens in shown_tokens(lmm, learning, image_ids)
+                for tokens in seen
             ]
-        )
+            return {"sizes": torch.cat(parts)}
+
+        return learning.passes.once("gate", sizes)["sizes"]
 
 
 def contexts_of(learning: Learning, image_ids: Sequence[str]) -> list[str]:

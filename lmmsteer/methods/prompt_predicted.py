@@ -15,14 +15,8 @@ from lmmsteer.methods.ala_artifact import (
     picture_tensors,
     problem_of_pictures,
 )
-from lmmsteer.methods.ala_fit import (
-    PictureFeatures,
-    check_classes,
-    classes_of,
-    data_digest,
-    labelled,
-    learn_pictures,
-)
+from lmmsteer.methods.ala_pictures import PictureFeatures, data_digest, labelled, learn_pictures
+from lmmsteer.methods.ala_texts import check_classes, classes_of
 from lmmsteer.methods.artifact import Artifact, ModelFacts
 from lmmsteer.methods.base import Context, Learning, Method
 from lmmsteer.models.lmm import Lmm

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmmsteer.engine.edit import FeatureEdit, FeatureRule
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.methods.artifact import ModelFacts
 from lmmsteer.methods.base import Learning
 from lmmsteer.methods.feature_fit import FeatureMethod, Pooled, check_range
 from lmmsteer.models.lmm import Lmm
@@ -45,11 +46,12 @@ class Sfid(FeatureMethod):
         check_range("k", self.k, 0)
         check_range("tau", self.tau, 0, 1)
 
-    def check_fit(self, lmm: Lmm) -> None:
-        if self.k > lmm.d_model:
+    def suit_fit(self, facts: ModelFacts) -> None:
+        if self.k > facts.d_model:
             raise LmmsteerError(
-                f"method.k={self.k} features are more than the {lmm.d_model} that {lmm.name} has.",
-                f"Set method.k between 0 and {lmm.d_model}",
+                f"method.k={self.k} features are more than the {facts.d_model} that {facts.name} "
+                "has.",
+                f"Set method.k between 0 and {facts.d_model}",
             )
 
     def learn(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lmmsteer.engine.edit import Edit
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.methods.answers import token_ids
 from lmmsteer.methods.applying import MODES, Applying, check_alpha, check_known
 from lmmsteer.methods.artifact import Artifact
 from lmmsteer.methods.base import Context, Learning
@@ -117,8 +118,8 @@ class SteeredDataset(Applying):
         words = tuple(self.words) if self.words is not None else attribute.words
         pictures = dict(list(learning.pictures.items())[: self.pictures_needed])
         fit_pairs, held_out = self._split(lmm, pictures)
-        bias = self._states(lmm, learning, pictures, _asked(fit_pairs, question))
-        standard = self._states(lmm, learning, pictures, fit_pairs)
+        bias = self._states(lmm, learning, "bias", pictures, _asked(fit_pairs, question))
+        standard = self._states(lmm, learning, "standard", pictures, fit_pairs)
         found = extract(self.extraction, bias[:, 1:], standard[:, 1:])
         mean = standard[:, :-1].mean(0, dtype=torch.float64)
         score_of = self._score_of(lmm, held_out, question, words)
@@ -132,6 +133,7 @@ class SteeredDataset(Applying):
             first_refused,
             self.judged_as,
             learning.say,
+            learning.passes,
         )
         tried = judge.candidates(found, mean, self.alphas)
         best = select(tried, self.kl_max)
@@ -163,20 +165,37 @@ class SteeredDataset(Applying):
         self,
         lmm: Lmm,
         learning: Learning,
+        name: str,
         pictures: Mapping[str, Image.Image],
         pairs: Sequence[Pair],
     ) -> Tensor:
         """Hidden states of the first pictures' pairs. [pairs, n_layers + 1, d_model] float32."""
+        answers = self._answers(lmm, learning, name, pictures, pairs)
+
+        def computed(some: Sequence[int]) -> Tensor:
+            learning.say(f"hidden states of {name} pairs: {some[-1] + 1} of {len(pairs)}")
+            chosen, said = [pairs[at] for at in some], [answers[at] for at in some]
+            return states(lmm, chosen, self.position, said)
+
+        return learning.passes.rows(f"{name}-states", range(len(pairs)), computed)
+
+    def _answers(
+        self,
+        lmm: Lmm,
+        learning: Learning,
+        name: str,
+        pictures: Mapping[str, Image.Image],
+        pairs: Sequence[Pair],
+    ) -> Sequence[Sequence[int]]:
+        """What the model answers to each pair, where its states are read."""
         if self.position != "response_mean":
-            return states(lmm, pairs, self.position)
+            return [()] * len(pairs)
         shown = list(pictures)[: len(pairs)]
         requests = [
             Request(f"{at:032x}", image_id, "fit", prompt, 0)
             for at, (image_id, (prompt, _)) in enumerate(zip(shown, pairs, strict=True))
         ]
-        answers = learning.answer(lmm, requests, pictures, Edit(), ANSWER_TOKENS)
-        said = [list(answer.token_ids or ()) for answer in answers]
-        return states(lmm, pairs, self.position, said)
+        return token_ids(lmm, learning, f"{name}-answers", requests, pictures, ANSWER_TOKENS)
 
     def _split(
         self, lmm: Lmm, pictures: Mapping[str, Image.Image]

@@ -1,5 +1,7 @@
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ from lmmsteer.datasets import open_dataset
 from lmmsteer.datasets.folder import Folder
 from lmmsteer.errors import LmmsteerError
 from tests.conftest import png
+from tests.datasets.rights import unprivileged
 
 ROWS = [
     {"file_name": "b.png", "gender": "woman", "occupation": "nurse", "note": "x"},
@@ -55,24 +58,6 @@ def test_an_image_id_column_replaces_the_file_name(root: Path) -> None:
     assert sample.read().image_id == "eval-1"
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("name,gender\nb.png,woman\n", "row 1 has no file_name"),
-        ("file_name,gender\nb.png\n", "row 1 has another number of fields"),
-        ("file_name;gender\nb.png;woman\n", "row 1 has no file_name"),
-        (b"file_name,gender\nb.png,\xff\xfe\n", "cannot be read"),
-    ],
-)
-def test_malformed_metadata_is_told_in_one_sentence(
-    text: str | bytes, says: str, root: Path
-) -> None:
-    data = text if isinstance(text, bytes) else text.encode()
-    (root / "metadata.csv").write_bytes(data)
-    with pytest.raises(LmmsteerError, match=says):
-        list(Folder("f", str(root)).samples())
-
-
 def test_a_picture_that_is_not_there_is_a_reason_not_an_exception(root: Path) -> None:
     (root / "metadata.csv").write_text("file_name\nnone.png\n../secret.png\n")
     (root.parent / "secret.png").write_bytes(png())
@@ -80,6 +65,30 @@ def test_a_picture_that_is_not_there_is_a_reason_not_an_exception(root: Path) ->
     assert missing.error_kind == "picture_missing"
     assert outside.error_kind == "picture_outside"
     assert outside.bytes is None
+
+
+def test_a_file_whose_name_cannot_be_an_id_is_refused(root: Path) -> None:
+    for name, says in ((b"bell\x07.png", "a control character"), (b"\xff.png", "half of a")):
+        path = os.path.join(os.fsencode(root), name)
+        with open(path, "wb") as file:
+            file.write(png())
+        with pytest.raises(LmmsteerError, match=f"cannot be an id: .* holds {says}"):
+            Folder("f", str(root)).samples()
+        os.unlink(path)
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_and_not_left_out(public: Path) -> None:
+    (public / "locked").mkdir(mode=0)
+    (public / "a.png").write_bytes(png())
+    with unprivileged(), pytest.raises(LmmsteerError, match="locked cannot be listed: Permission"):
+        Folder("f", str(public)).samples()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("nowhere")])
+def test_a_metadata_file_that_is_none_is_not_passed_over(make: Any, root: Path) -> None:
+    make(root / "metadata.csv")
+    with pytest.raises(LmmsteerError, match=r"metadata\.csv cannot be read"):
+        Folder("f", str(root)).samples()
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:

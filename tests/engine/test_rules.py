@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, NoBadWordsLogitsProcessor
 
 from lmmsteer.engine.edit import Adjustment, Bias, Edit, Phrases
+from lmmsteer.engine.edit.logits import likeliest
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.rules import Remembering, structure
 from lmmsteer.engine.sampling import Sampling
@@ -158,9 +159,9 @@ def test_rules_act_one_after_the_other():
     held.begin((first, second))
     logits = torch.tensor([[0.0, 1.0, 0.0]])
     # The bias makes token 0 the greedy one: even, a = 1, z' = z - 2 beta.
-    assert held.apply(logits, dense=True).tolist() == [[3.0, 1.0, 2.0]]
+    assert held.apply(logits, likeliest, dense=True).tolist() == [[3.0, 1.0, 2.0]]
     held.begin((second, first))
-    assert held.apply(logits, dense=False).tolist() == [[5.0, 1.0, 0.0]]
+    assert held.apply(logits, likeliest, dense=False).tolist() == [[5.0, 1.0, 0.0]]
 
 
 NOTHING = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import ImageOps
 
-from lmmsteer.engine import attention, prefill, slots, works
+from lmmsteer.engine import attention, sampling, works
 from lmmsteer.engine.edit import Edit, ResidualEdit
 from lmmsteer.engine.sampling import Sampling, row_keys
 from lmmsteer.engine.selftest import check_strict
@@ -66,8 +66,7 @@ def bits(monkeypatch, engine, requests, lmm, edit=Edit()):  # noqa: B008
         return heard
 
     with monkeypatch.context() as during:
-        for module in (prefill, slots):
-            during.setattr(module, "choose", listening(module.choose))
+        during.setattr(sampling, "choose", listening(sampling.choose))
         found = list(engine.generate(lmm, requests, pictures(), edit, SAMPLING))
     heard = {}
     for response in found:

@@ -65,7 +65,7 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 300) -> Any:
     """The first true value of `what`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from lmmsteer import parts
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import cells
 from lmmsteer.fleet.cells import CellRecord
-from lmmsteer.schema import Cell
+from lmmsteer.schema import RESPONSES, Cell, Response, to_table
 from lmmsteer.store import LocalStore
 
 RECORD = CellRecord(
@@ -40,3 +41,27 @@ def test_another_stack_is_refused_unless_mixed_and_then_recorded(tmp_path: Path)
     assert found is not None
     assert (found.stack, found.mixed_stacks) == (RECORD.stack, (other.stack,))
     assert cells.gate(store, other, False) is not None
+
+
+def test_a_record_with_another_value_is_damaged_and_named(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    cells.record(store, RECORD, None)
+    path = tmp_path / cells.path_of(RECORD.cell.folder)
+    path.write_text(path.read_text().replace('"slots": 64', '"slots": 65'))
+    with pytest.raises(LmmsteerError, match=r"_cell\.json is damaged") as caught:
+        cells.load(store, RECORD.cell.folder)
+    assert "lmmsteer verify repair=true" in caught.value.mend
+
+
+@pytest.mark.parametrize("mark", [RECORD.digest, "0" * 64])
+def test_parts_without_a_record_are_gone_on_with_by_their_own_config_alone(
+    mark: str, tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path)
+    rows = to_table([Response("0" * 32, "a", "p", 0, "Yes.", [1], 1, "eos")], RESPONSES)
+    store.create(f"{RECORD.cell.folder}/part-00000.parquet", parts.to_bytes(rows, mark))
+    if mark == RECORD.digest:
+        assert cells.gate(store, RECORD, False) is None
+    else:
+        with pytest.raises(LmmsteerError, match=r"part-00000\.parquet was made by another config"):
+            cells.gate(store, RECORD, False)

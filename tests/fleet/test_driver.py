@@ -1,189 +1,166 @@
-"""The loop's decisions, on a stand-in for Ray whose workers die, fail and answer as told."""
+"""The driver's loop on a fleet without Ray: who is hired, sent to, asked and given up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lmmsteer.config import ClusterConfig, DeviceConfig, EngineConfig, SamplingConfig
-from lmmsteer.fleet import cluster
-from lmmsteer.fleet.driver import Driver, Failure, Item, Log
-from lmmsteer.fleet.task import MethodSpec, ModelSpec, Report, Task
-from lmmsteer.store import LocalStore
+from lmmsteer.errors import RunFailed
+from lmmsteer.fleet.driver import MAX_STARTS, Driver, Up
+from lmmsteer.fleet.scheduler import Scheduler
+from lmmsteer.fleet.task import Report
+from lmmsteer.fleet.work import Call, lots
+from tests.fleet.fakes import Dies, FakeFleet, Hangs, play, shards, well
 
 
-class Died(Exception):
-    """What Ray raises for a dead actor."""
+def quiet(*_: Any, **__: Any) -> None: ...
 
 
-@dataclass(eq=False)
-class Ref:
-    """A call that is answered when it is asked for."""
-
-    actor: Actor
-    answer: Callable[[], Any]
+def test_no_more_workers_are_hired_than_there_is_work_for() -> None:
+    ran = play(shards("a", count=2), workers=5)
+    assert len(ran.noted("worker")) == 2
 
 
-@dataclass(eq=False)
-class Actor:
-    """A worker: answers by `behave(worker number, task, part)`, or dies for good."""
-
-    number: int
-    behave: Callable[[int, Task, str], Report]
-    dead: bool = False
-    model: ModelSpec | None = None
-    calls: list[str] = field(default_factory=list)
-
-    @property
-    def describe(self) -> Any:
-        return SimpleNamespace(remote=lambda: Ref(self, lambda: {"pid": self.number}))
-
-    @property
-    def run(self) -> Any:
-        return SimpleNamespace(remote=lambda task, part: Ref(self, lambda: self._run(task, part)))
-
-    def _run(self, task: Task, part: str) -> Report:
-        if self.dead:
-            raise Died("The actor died: cause: killed")
-        self.calls.append(part)
-        loads = () if task.model == self.model else (task.model.name,)
-        self.model = task.model
-        try:
-            report = self.behave(self.number, task, part)
-        except Died:
-            self.dead = True
-            raise
-        return Report(report.rows, report.failed, loads=loads, failure=report.failure, error="e")
+def test_each_worker_gets_one_shard_before_any_gets_a_second() -> None:
+    ran = play(shards("a", count=4), workers=3)
+    first = [number for number, call in ran.fleet.calls if call.kind == "shard"][:3]
+    assert sorted(first) == [1, 2, 3]
 
 
-class FakeRay:
-    """The few calls that the driver makes."""
+def test_a_dead_worker_is_replaced() -> None:
+    def once(number: int, call: Call) -> Report:
+        if number == 1 and call.kind == "shard":
+            raise Dies
+        return well(number, call)
 
-    exceptions = SimpleNamespace(RayError=Died, GetTimeoutError=TimeoutError)
-
-    def get(self, ref: Any, timeout: float | None = None) -> Any:
-        return [r.answer() for r in ref] if isinstance(ref, list) else ref.answer()
-
-    def wait(self, refs: list[Ref], num_returns: int, timeout: float) -> Any:
-        return refs[:1], refs[1:]
-
-    def kill(self, actor: Actor) -> None:
-        actor.dead = True
+    ran = play(shards("a"), once)
+    assert len(ran.noted("worker")) == 3
+    assert sorted(ran.reports) == ["a-0", "a-1", "a-2", "a-3"]
 
 
-Fleet = Callable[..., tuple[list[Failure], list[Actor], list[tuple[str, str]]]]
+def test_a_worker_that_makes_no_progress_is_given_up_after_the_deadline_and_not_before() -> None:
+    def once(number: int, call: Call) -> Report:
+        if number == 1 and call.kind == "shard":
+            raise Hangs
+        return well(number, call)
+
+    ran = play(shards("a", count=8), once, workers=1, deadline=60.0)
+    assert ran.fleet.dismissed == [1]
+    assert [death["cause"] for death in ran.noted("death")] == ["silent"]
+    assert 60 < ran.fleet.now < 60 + 15 + 12  # the deadline, a look, and a second for each call
+    assert len(ran.reports) == 8
 
 
-@pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fleet:
-    """Run items on workers that behave as told: failures, workers, what was reported."""
+def test_a_worker_that_makes_slow_progress_is_left_in_peace() -> None:
+    turns: dict[Call, int] = {}
+    fleet = FakeFleet(places=1)
 
-    def run(items: list[Item], behave: Any, workers: int = 2) -> Any:
-        actors: list[Actor] = []
-        reported: list[tuple[str, str]] = []
+    def slow(number: int, call: Call) -> Report:
+        turns[call] = turns.get(call, 0) + 1
+        if call.kind == "shard" and turns[call] < 200:
+            raise Hangs
+        return well(number, call)
 
-        def hire(ray: Any, device: Any) -> Actor:
-            actors.append(Actor(len(actors) + 1, behave))
-            return actors[-1]
+    fleet.behave = slow
+    asked = fleet.ask
+    count = iter(range(10**6))
 
-        @contextmanager
-        def joined(*_: Any) -> Any:
-            yield FakeRay()
+    def ask(number: int) -> None:
+        asked(number)
+        beat = fleet.happened.pop()
+        fleet.happened.append(type(beat)(number, "generate", next(count)))  # type: ignore[call-arg]
 
-        monkeypatch.setattr(cluster, "actor", hire)
-        monkeypatch.setattr(cluster, "joined", joined)
-        log = Log(LocalStore(tmp_path), "generate")
-        driver = Driver(
-            ClusterConfig(workers=workers),
-            DeviceConfig(),
-            log,
-            lambda item, report: reported.append((item.part, report.failure or "done")),
-        )
-        return driver.run(items), actors, reported
-
-    return run
+    fleet.ask = ask  # type: ignore[method-assign]
+    scheduler = Scheduler(lots(shards("a", count=1)), quiet, quiet, deadline=60.0)
+    Driver(scheduler, fleet, 1, clock=fleet.clock).run()
+    assert fleet.dismissed == []
+    assert fleet.now > 190
+    assert scheduler.failures == []
 
 
-def items(*models: str, shards: int = 4) -> list[Item]:
-    found = []
-    for name in models:
-        model = ModelSpec(name, f"/{name}", None, "auto", "auto", name)
-        method = MethodSpec("unsteered", {}, {})
-        task = Task("out", name, "d", model, method, SamplingConfig(), EngineConfig(), "f")
-        found += [Item(task, f"{name}-{n}", 15, name) for n in range(shards)]
-    return found
+def test_workers_that_cannot_start_end_the_run_with_their_reason() -> None:
+    with pytest.raises(RunFailed, match="no such library"):
+        play(shards("a"), starts=lambda number: "no such library")
 
 
-def done(_: int, __: Task, ___: str) -> Report:
-    return Report(15)
+def test_a_worker_that_cannot_start_is_no_matter_while_others_can() -> None:
+    ran = play(shards("a", count=9), starts=lambda n: "bad node" if n == 1 else None)
+    assert len(ran.reports) == 9
+    assert [facts["worker"] for facts in ran.noted("start_failed")] == [1]
 
 
-def test_every_item_is_done_once_and_each_worker_loads_each_model_at_most_once(
-    fleet: Fleet,
-) -> None:
-    work = items("a", "b", "c")
-    failures, actors, reported = fleet(work, done)
-    assert failures == []
-    assert sorted(part for part, _ in reported) == sorted(item.part for item in work)
-    for actor in actors:
-        order = [part[0] for part in actor.calls]
-        assert order == sorted(order)
+def test_a_worker_of_another_stack_does_not_join() -> None:
+    fleet = FakeFleet(places=1)
+    scheduler = Scheduler(lots(shards("a", count=1)), quiet, quiet)
+    wrong: Callable[[dict[str, Any]], str | None] = lambda facts: "torch 1, not 2"  # noqa: E731
+    with pytest.raises(RunFailed, match="torch 1, not 2"):
+        Driver(scheduler, fleet, 1, wrong, fleet.clock).run()
+    assert fleet.dismissed == list(range(1, MAX_STARTS + 1))
+    assert fleet.calls == []
 
 
-def test_a_dead_worker_is_replaced_and_what_it_held_is_sent_again(fleet: Fleet) -> None:
-    died: list[str] = []
+def test_a_cluster_that_grows_gets_more_workers() -> None:
+    fleet = FakeFleet(places=1)
+    ups: list[int] = []
 
-    def once(_: int, __: Task, part: str) -> Report:
-        if part == "a-2" and not died:
-            died.append(part)
-            raise Died
-        return Report(15)
+    def note(event: str, **facts: Any) -> None:
+        if event == "worker":
+            ups.append(facts["worker"])
+            fleet.places = 3
 
-    failures, actors, reported = fleet(items("a"), once)
-    assert failures == []
-    assert len(actors) == 3
-    assert sorted(part for part, _ in reported) == ["a-0", "a-1", "a-2", "a-3"]
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_a_shard_that_kills_every_worker_is_given_up_after_three_and_the_rest_is_done(
-    workers: int, fleet: Fleet
-) -> None:
-    def poison(_: int, __: Task, part: str) -> Report:
-        if part == "a-1":
-            raise Died
-        return Report(15)
-
-    failures, actors, reported = fleet(items("a", shards=8), poison, workers)
-    assert [failure.part for failure in failures] == ["a-1"]
-    assert "died 3 times" in failures[0].error
-    assert len(actors) <= workers + 3
-    assert [part for part, state in reported if state == "done"].count("a-1") == 0
-    assert len(reported) == 8
+    scheduler = Scheduler(lots(shards("a", count=40)), note, quiet)
+    Driver(scheduler, fleet, None, clock=fleet.clock).run()
+    assert ups == [1, 2, 3]
 
 
-def test_a_model_that_cannot_be_loaded_stops_its_cells_at_once_and_no_other(fleet: Fleet) -> None:
-    def broken(_: int, task: Task, part: str) -> Report:
-        return Report(failure="model") if task.model.name == "a" else Report(15)
-
-    failures, actors, _ = fleet(items("a", "b", shards=6), broken, 1)
-    assert {failure.label for failure in failures} == {"a"}
-    assert len(failures) == 6
-    tried = [part for actor in actors for part in actor.calls if part.startswith("a")]
-    assert len(tried) <= 2
-    assert sum(part.startswith("b") for actor in actors for part in actor.calls) == 6
+def test_no_worker_for_five_minutes_ends_the_run() -> None:
+    fleet = FakeFleet(places=1)
+    fleet.hire = lambda number: None  # type: ignore[method-assign]
+    scheduler = Scheduler(lots(shards("a")), quiet, quiet)
+    with pytest.raises(RunFailed, match="No worker came up"):
+        Driver(scheduler, fleet, 1, clock=fleet.clock).run()
+    assert 300 < fleet.now < 320
 
 
-def test_a_shard_that_fails_is_named_and_not_repeated(fleet: Fleet) -> None:
-    def fails(_: int, __: Task, part: str) -> Report:
-        return Report(failure="shard") if part == "a-0" else Report(15)
+def test_a_drain_ends_with_the_open_shards_and_calls_nothing_a_failure() -> None:
+    fleet = FakeFleet(places=2)
+    done: list[str] = []
 
-    failures, actors, _ = fleet(items("a"), fails)
-    assert [failure.part for failure in failures] == ["a-0"]
-    assert sum(actor.calls.count("a-0") for actor in actors) == 1
+    def report(item: Any, came: Report) -> None:
+        done.append(item.part)
+        if len(done) == 1:
+            driver.drain(15.0)
+
+    scheduler = Scheduler(lots(shards("a", count=50)), quiet, report)
+    driver = Driver(scheduler, fleet, 2, clock=fleet.clock)
+    driver.run()
+    assert 1 < len(done) <= 4
+    assert scheduler.failures == []
+
+
+def test_a_drain_does_not_wait_for_a_shard_that_hangs() -> None:
+    fleet = FakeFleet(places=2)
+
+    def behave(number: int, call: Call) -> Report:
+        if call.item is not None and call.item.part == "a-0":
+            raise Hangs
+        return well(number, call)
+
+    fleet.behave = behave
+    scheduler = Scheduler(
+        lots(shards("a", count=50)), quiet, lambda item, came: driver.drain(15.0), deadline=600
+    )
+    driver = Driver(scheduler, fleet, 2, clock=fleet.clock)
+    driver.run()
+    assert fleet.now < 30
+
+
+def test_what_a_given_up_worker_says_later_is_not_heard() -> None:
+    fleet = FakeFleet(places=1)
+    scheduler = Scheduler(lots(shards("a", count=1)), quiet, quiet)
+    driver = Driver(scheduler, fleet, 1, clock=fleet.clock)
+    fleet.happened.append(Up(99, {}))
+    driver.run()
+    assert 99 not in scheduler.hands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ran(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a fit, and what was on standard error."""
     out = tmp_path_factory.mktemp("fit") / "out"
     done = run(line("fit", data, out, *WORDS, *SMALL))
     assert str(out / ARTIFACT) in done.stdout
-    return out
+    return out, done.stderr
+
+
+@pytest.fixture(scope="module")
+def fitted(ran: tuple[Path, str]) -> Path:
+    return ran[0]
 
 
 def test_the_artifact_holds_orthonormal_directions_every_candidate_and_its_scores(
@@ -88,6 +95,29 @@ def test_an_artifact_of_another_model_is_refused_before_weights_are_loaded(
     assert code == 2
     assert "was fitted on another model (tiny" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_more_features_than_the_model_has_are_refused_before_weights_are_loaded(
+    data: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lmmsteer.fleet.run.carry_out", pytest.fail)
+    ask = ("method=sfid", "attribute=gender", "method.k=33")
+    code, _, err = command(*line("fit", data, tmp_path / "out", *ask)[3:])
+    assert code == 2
+    assert "method.k=33 features are more than the 32 that tiny has." in err
+    assert "Set method.k between 0 and 32" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fit_says_its_lines_once_and_keeps_none_of_its_passes(ran: tuple[Path, str]) -> None:
+    out, stderr = ran
+    lines = [text for text in stderr.splitlines() if "tiny steered_dataset gender: " in text]
+    assert any("layer 2 of 2" in text for text in lines)
+    assert len(lines) == len(set(lines))
+    (log,) = (out / "logs").glob("fit-tiny.steered_dataset.gender-*.jsonl")
+    said = [json.loads(text)["line"] for text in log.read_text().splitlines()]
+    assert [f"tiny steered_dataset gender: {text}" for text in said] == lines
+    assert not list(out.rglob(".pass-*"))
 
 
 def test_a_method_that_learns_nothing_and_an_attribute_that_is_missing_are_refused(

@@ -148,3 +148,32 @@ def test_parts_bring_attributes_of_their_own(tmp_path: Path) -> None:
 def test_an_ablation_names_files(bad: object) -> None:
     with pytest.raises(LmmsteerError, match="names no file"):
         METHODS["ablation"](artifact=bad)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("method", "mends"),
+    [
+        ("ablation", "as the tensor `directions`"),
+        ("steered_dataset", "as the tensor `directions`"),
+        ("sfid", "that lmmsteer fit has made"),
+        ("ala", "that lmmsteer fit has made"),
+    ],
+)
+def test_a_handed_file_that_is_no_safetensors_file_is_mended_in_its_methods_own_words(
+    method: str, mends: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.safetensors"
+    file.write_bytes(b"no tensors at all")
+    with pytest.raises(LmmsteerError, match="is not a safetensors file") as error:
+        steering_of(place(tmp_path), method, METHODS[method](artifact=str(file)))  # type: ignore[call-arg]
+    assert mends in error.value.mend
+    assert ("directions" in error.value.mend) == ("directions" in mends)
+
+
+def test_a_broken_artifact_of_a_fit_is_to_be_moved_aside(tmp_path: Path) -> None:
+    here = place(tmp_path, fitted="sfid")
+    here.store.create(steering.artifact_path("m", "sfid", "gender"), b"{}")
+    with pytest.raises(LmmsteerError, match="is not a safetensors file") as error:
+        steering_of(here, "sfid", METHODS["sfid"]())
+    assert "Move it aside and fit it anew" in error.value.mend
+    assert "directions" not in error.value.mend

@@ -95,8 +95,8 @@ def test_the_usage_lists_exactly_the_verbs_that_work(command: Command) -> None:
     code, out, _ = command("--help")
     assert code == 0
     assert "generate" in out
-    assert "verify" not in out
-    assert command("verify", "out=x")[0] == 2
+    assert "compact" not in out
+    assert command("compact", "out=x")[0] == 2
 
 
 def test_help_shows_examples_and_keys_and_cfg_the_composed_config(command: Command) -> None:

@@ -22,7 +22,15 @@ QUICK = {
     Dear: {"width": 6, "steps": 40, "rate": 0.02, "w_ce": 0.5, "w_ent": 0.5},
     Ggss: {},
 }
-MODEL = SimpleNamespace(name="planted", digest="beef", revision=None, d_model=D)
+MODEL = SimpleNamespace(
+    name="planted",
+    digest="beef",
+    revision=None,
+    d_model=D,
+    n_layers=2,
+    vocab_size=100,
+    tokenizer_digest="0",
+)
 
 
 def world(classes=2, each=24, gap=2.0, seed=0):

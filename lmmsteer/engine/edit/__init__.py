@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmmsteer.engine.edit.features import FeatureChain, FeatureEdit, FeatureRule
-from lmmsteer.engine.edit.logits import Adjustment, Bias, Contrast, Phrases, Reader, Rule
+from lmmsteer.engine.edit.logits import (
+    Adjustment,
+    Bias,
+    Contrast,
+    Draw,
+    Phrases,
+    Reader,
+    Rule,
+)
 from lmmsteer.engine.edit.residual import (
     EVERYWHERE,
     SCOPES,
@@ -21,6 +29,7 @@ __all__ = [
     "Adjustment",
     "Bias",
     "Contrast",
+    "Draw",
     "Edit",
     "FeatureChain",
     "FeatureEdit",

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lmmsteer.engine.edit.logits import Adjustment, Reader
+from lmmsteer.engine.edit.logits import Adjustment, Draw, Reader, likeliest
 
 
 @dataclass(frozen=True)
 class CrossAdjustment:
     """Adaptive logit adjustment of several attributes k: z' = z - sum_k lam_k (a_k - s_k) beta_k.
 
-    A term counts where |beta_k of the greedy token of z| >= tau_k; with magnitude it is
-    lam_k (|a_k| - s_k) |beta_k|. One term is what `Adjustment` is.
+    A term counts where |beta_k of its token| >= tau_k, the likeliest of z or the one drawn from z,
+    by gate_k; with magnitude it is lam_k (|a_k| - s_k) |beta_k|. One term is what `Adjustment` is.
 
     betas: [terms, vocab] float32. targets s: [requests, terms], or [1, terms] for all requests.
-    readers, lams, taus, magnitudes: one for each term. Memory: the readers', side by side.
+    readers, lams, taus, magnitudes, gates: one for each term. Memory: the readers', side by side.
     Source: Jung, Chai and Wang, ICLR 2026 (ALA), cross-attribute adjustment.
     """
 
@@ -29,6 +29,7 @@ class CrossAdjustment:
     lams: tuple[float, ...]
     taus: tuple[float, ...]
     magnitudes: tuple[bool, ...]
+    gates: tuple[str, ...]
 
     @classmethod
     def of(cls, terms: Sequence[Adjustment]) -> CrossAdjustment:
@@ -41,6 +42,7 @@ class CrossAdjustment:
             lams=tuple(term.lam for term in terms),
             taus=tuple(term.tau for term in terms),
             magnitudes=tuple(term.magnitude for term in terms),
+            gates=tuple(term.gate for term in terms),
         )
 
     @property
@@ -54,39 +56,53 @@ class CrossAdjustment:
         pairs = zip(self.readers, self._parts(memory), strict=True)
         return torch.cat([reader.advance(part, tokens) for reader, part in pairs], 1)
 
-    def apply(self, logits: Tensor, memory: Tensor, of: Tensor | None, *, dense: bool) -> Tensor:
+    def apply(
+        self,
+        logits: Tensor,
+        memory: Tensor,
+        of: Tensor | None,
+        *,
+        dense: bool,
+        draw: Draw = likeliest,
+    ) -> Tensor:
         betas = self.betas.to(logits.device)
-        greedy = logits.argmax(-1)
-        size = betas[:, greedy].abs()  # [terms, rows]
-        gates = torch.stack([of_term >= tau for of_term, tau in zip(size, self.taus, strict=True)])
+        tokens = self._tokens(logits, draw)
+        size = betas.gather(1, tokens).abs()  # [terms, rows]
+        opened = torch.stack([of_term >= tau for of_term, tau in zip(size, self.taus, strict=True)])
         targets = self.targets.to(logits.device) if of is None else of
-        targets = targets.expand(len(greedy), len(self.readers))
+        targets = targets.expand(len(logits), len(self.readers))
         if dense:
-            shift = self._shift(betas, gates, memory, greedy, targets, dense)
-            return torch.where(gates.any(0)[:, None], logits - shift, logits)
-        at = gates.any(0).nonzero().squeeze(-1)
+            shift = self._shift(betas, opened, memory, tokens, targets, dense)
+            return torch.where(opened.any(0)[:, None], logits - shift, logits)
+        at = opened.any(0).nonzero().squeeze(-1)
         if not len(at):
             return logits
-        shift = self._shift(betas, gates[:, at], memory[at], greedy[at], targets[at], dense)
+        shift = self._shift(betas, opened[:, at], memory[at], tokens[:, at], targets[at], dense)
         return logits.index_copy(0, at, logits[at] - shift)
+
+    def _tokens(self, logits: Tensor, draw: Draw) -> Tensor:
+        """The token that each term asks about. [terms, rows]"""
+        draws: dict[str, Draw] = {"greedy": likeliest, "drawn": draw}
+        found = {gate: draws[gate](logits) for gate in dict.fromkeys(self.gates)}
+        return torch.stack([found[gate] for gate in self.gates])
 
     def _shift(
         self,
         betas: Tensor,
-        gates: Tensor,
+        opened: Tensor,
         memory: Tensor,
-        greedy: Tensor,
+        tokens: Tensor,
         targets: Tensor,
         dense: bool,
     ) -> Tensor:
         """What is taken from the logits. [rows, vocab]"""
-        shift = betas.new_zeros(len(greedy), betas.shape[1])
+        shift = betas.new_zeros(len(targets), betas.shape[1])
         for at, (reader, part) in enumerate(zip(self.readers, self._parts(memory), strict=True)):
-            read, beta = reader.score(part, greedy, dense=dense).float(), betas[at]
+            read, beta = reader.score(part, tokens[at], dense=dense).float(), betas[at]
             if self.magnitudes[at]:
                 read, beta = read.abs(), beta.abs()
             step = self.lams[at] * (read - targets[:, at])
-            shift = shift + torch.where(gates[at], step, torch.zeros_like(step))[:, None] * beta
+            shift = shift + torch.where(opened[at], step, torch.zeros_like(step))[:, None] * beta
         return shift
 
     def _parts(self, memory: Tensor) -> tuple[Tensor, ...]:

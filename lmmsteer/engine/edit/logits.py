@@ -39,6 +39,20 @@ class Contrast:
         return mixed.masked_fill(logits < floor, -torch.inf)
 
 
+class Draw(Protocol):
+    """The token that each row's own sampling takes from logits. [rows, vocab] -> [rows]"""
+
+    def __call__(self, logits: Tensor, /) -> Tensor: ...
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """The draw of greedy answers."""
+    return logits.argmax(-1)
+
+
+GATES = ("greedy", "drawn")
+
+
 class Rule(Protocol):
     """A change of the logits before temperature, top-k and top-p; float32 in, float32 out.
 
@@ -59,9 +73,17 @@ class Rule(Protocol):
         """The memory after one more token each. memory: [rows, n]; tokens: [rows]."""
         ...
 
-    def apply(self, logits: Tensor, memory: Tensor, of: Tensor | None, *, dense: bool) -> Tensor:
+    def apply(
+        self,
+        logits: Tensor,
+        memory: Tensor,
+        of: Tensor | None,
+        *,
+        dense: bool,
+        draw: Draw = likeliest,
+    ) -> Tensor:
         """logits: [rows, vocab]; of: [rows]. dense: compute every row, whether it needs it or not,
-        so that shapes do not hang on values."""
+        so that shapes do not hang on values. draw: of these rows at this step."""
         ...
 
 
@@ -85,7 +107,15 @@ class Bias(_Forgetful):
 
     bias: Tensor
 
-    def apply(self, logits: Tensor, memory: Tensor, of: Tensor | None, *, dense: bool) -> Tensor:
+    def apply(
+        self,
+        logits: Tensor,
+        memory: Tensor,
+        of: Tensor | None,
+        *,
+        dense: bool,
+        draw: Draw = likeliest,
+    ) -> Tensor:
         return logits + self.bias.to(logits.device)
 
 
@@ -110,7 +140,15 @@ class Phrases:
     def advance(self, memory: Tensor, tokens: Tensor) -> Tensor:
         return torch.cat([memory[:, 1:], tokens.unsqueeze(1)], 1)
 
-    def apply(self, logits: Tensor, memory: Tensor, of: Tensor | None, *, dense: bool) -> Tensor:
+    def apply(
+        self,
+        logits: Tensor,
+        memory: Tensor,
+        of: Tensor | None,
+        *,
+        dense: bool,
+        draw: Draw = likeliest,
+    ) -> Tensor:
         ids = self.ids.to(logits.device)
         head, last = ids[:, :-1], ids[:, -1]
         said = ((head == memory[:, None]) | (head < 0)).all(-1)  # [rows, phrases]
@@ -144,8 +182,10 @@ class Reader(Protocol):
 class Adjustment:
     """Adaptive logit adjustment: bias-related tokens are shifted towards a target.
 
-    Where |beta of the greedy token t| >= tau: z' = z - lam (a - s) beta, a = f_text(said, then t).
+    Where |beta of the token t| >= tau: z' = z - lam (a - s) beta, a = f_text(said, then t).
     With magnitude: z' = z - lam (|a| - s) |beta|, which pushes every related token one way.
+    t, by gate: `greedy`, the likeliest token; `drawn`, the one that the row's own sampling would
+    take from z. They are the same for greedy answers, the only ones that the paper speaks of.
 
     beta: [vocab] float32 in [-1, 1]. target s: [requests], or [1] for all. reader: f_text.
     Source: Jung, Chai and Wang, ICLR 2026 (ALA); the magnitudes are its public code's ALA-N.
@@ -157,6 +197,7 @@ class Adjustment:
     lam: float = 2.0
     tau: float = 0.1
     magnitude: bool = False
+    gate: str = "greedy"
 
     @property
     def rows(self) -> Tensor | None:
@@ -168,24 +209,32 @@ class Adjustment:
     def advance(self, memory: Tensor, tokens: Tensor) -> Tensor:
         return self.reader.advance(memory, tokens)
 
-    def apply(self, logits: Tensor, memory: Tensor, of: Tensor | None, *, dense: bool) -> Tensor:
+    def apply(
+        self,
+        logits: Tensor,
+        memory: Tensor,
+        of: Tensor | None,
+        *,
+        dense: bool,
+        draw: Draw = likeliest,
+    ) -> Tensor:
         beta = self.beta.to(logits.device)
-        greedy = logits.argmax(-1)
-        gate = beta[greedy].abs() >= self.tau
+        token = (draw if self.gate == "drawn" else likeliest)(logits)
+        gate = beta[token].abs() >= self.tau
         target = self.target.to(logits.device) if of is None else of
-        target = target.expand(greedy.shape)
+        target = target.expand(token.shape)
         if dense:
-            found = self._step(memory, greedy, target, dense)
+            found = self._step(memory, token, target, dense)
             return torch.where(gate[:, None], logits - found[:, None] * self._weights(beta), logits)
         at = gate.nonzero().squeeze(-1)
         if not len(at):
             return logits
-        found = self._step(memory[at], greedy[at], target[at], dense)
+        found = self._step(memory[at], token[at], target[at], dense)
         changed = logits[at] - found[:, None] * self._weights(beta)
         return logits.index_copy(0, at, changed)
 
-    def _step(self, memory: Tensor, greedy: Tensor, target: Tensor, dense: bool) -> Tensor:
-        read = self.reader.score(memory, greedy, dense=dense).float()
+    def _step(self, memory: Tensor, token: Tensor, target: Tensor, dense: bool) -> Tensor:
+        read = self.reader.score(memory, token, dense=dense).float()
         return self.lam * ((read.abs() if self.magnitude else read) - target)
 
     def _weights(self, beta: Tensor) -> Tensor:

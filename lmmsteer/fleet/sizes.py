@@ -1,0 +1,101 @@
+"""How much a plan will write: pictures of a data set counted, bytes estimated, room on the disk."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from lmmsteer import parts
+from lmmsteer.datasets.base import DataSet, Sample
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.manifest import Manifest
+from lmmsteer.schema import IMAGES, to_table
+from lmmsteer.shards import rows_table
+from lmmsteer.store import Store
+
+PICTURES = 64  # Read to estimate the bytes of all.
+PARTS = 16  # Looked at to estimate the bytes of all.
+PARTS_AFAR = 2  # The same, of an object store, where a part's size is had by reading it.
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A manifest, made or to be made. bytes: what is to be written of it still, estimated."""
+
+    made: bool
+    pictures: int
+    rows: int
+    shards: int
+    bytes: int
+
+    @property
+    def files(self) -> int:
+        """What is to be written: a rows and an images part for each shard, and the record."""
+        return 0 if self.made else 2 * self.shards + 1
+
+
+def extent_of(made: Manifest | None, dataset: DataSet, identity: Mapping[str, Any]) -> Extent:
+    """A manifest's extent; where there is none yet, the data set's pictures are counted.
+
+    Pictures are counted without being read. The bytes are those of parts made in memory of PICTURES
+    of them, chosen by chance, for each picture, times all there are.
+    """
+    if made is not None:
+        return Extent(True, made.images, made.rows, len(made.shards), 0)
+    each = identity["shard_images"]
+    chosen, pictures = _chosen(dataset, identity["limit"], PICTURES)
+    rows = pictures * len(identity["prompts"]) * len(identity["seeds"])
+    shards = [chosen[n : n + each] for n in range(0, len(chosen), each)]
+    bytes_ = sum(_part_bytes(shard, identity) for shard in shards)
+    bytes_ = round(bytes_ * pictures / max(1, len(chosen)))
+    return Extent(False, pictures, rows, -(-pictures // each), bytes_)
+
+
+def _chosen(dataset: DataSet, limit: int | None, count: int) -> tuple[list[Sample], int]:
+    """`count` samples, each as likely as any other and always the same, and how many there are."""
+    chance, chosen, seen = random.Random(0), [], 0
+    for seen, sample in enumerate(islice(dataset.samples(), limit), start=1):
+        place = seen - 1 if seen <= count else chance.randrange(seen)
+        if place < count:
+            chosen[place : place + 1] = [sample]
+    return chosen, seen
+
+
+def _part_bytes(samples: Sequence[Sample], identity: Mapping[str, Any]) -> int:
+    pictures = [sample.read() for sample in samples]
+    try:
+        tables = to_table(pictures, IMAGES), rows_table(samples, pictures, identity)
+    except UnicodeEncodeError as error:
+        raise LmmsteerError(
+            f"A text of the data set is no Unicode: {error.object!r}.",
+            "Rename the file, or save the metadata file anew as UTF-8.",
+        ) from error
+    return sum(len(parts.to_bytes(table, "0" * 64)) for table in tables)
+
+
+def row_bytes(store: Store, folder: str, names: Sequence[str]) -> float | None:
+    """Bytes for a row in a cell's parts, from a few of them; None where there is none."""
+    many = PARTS if store.local(folder) is not None else PARTS_AFAR
+    some = names[:: max(1, len(names) // many)][:many]
+    if not some:
+        return None
+    paths = [f"{folder}/{name}" for name in some]
+    rows = sum(parts.read_footer(store, path).rows for path in paths)
+    return sum(_size(store, path) for path in paths) / rows if rows else None
+
+
+def _size(store: Store, path: str) -> int:
+    local = store.local(path)
+    return local.stat().st_size if local is not None else len(store.read_bytes(path))
+
+
+def free_bytes(store: Store) -> int | None:
+    """Room on the disk of the output folder; None for an object store, which has no end."""
+    folder = store.local("")
+    while folder is not None and not folder.exists():
+        folder = folder.parent if folder != folder.parent else None
+    return shutil.disk_usage(folder).free if folder is not None else None

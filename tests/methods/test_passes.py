@@ -1,0 +1,172 @@
+"""Fits killed after each of their passes, and what the next run computes again: nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lmmsteer.engine.reference import Reference
+from lmmsteer.engine.sampling import Sampling
+from lmmsteer.methods import METHODS, answers, attributions, feature_fit
+from lmmsteer.methods.ala import Ala
+from lmmsteer.methods.base import Attribute, Learning
+from lmmsteer.methods.passes import Passes
+from tests.methods import ala_world, planted
+from tests.tiny import photographs, save_tiny_llava, tiny_lmm
+
+
+class Killed(BaseException):
+    """As a kill: nothing that runs can catch it."""
+
+
+class Memory:
+    """A shelf that outlives its fit, which is killed right after the k-th pass has been kept."""
+
+    def __init__(self, killed_after=None):
+        self.kept, self.written, self.killed_after = {}, 0, killed_after
+
+    def read(self, name):
+        return self.kept.get(name)
+
+    def write(self, name, data):
+        self.kept[name] = data
+        self.written += 1
+        if self.written == self.killed_after:
+            raise Killed
+
+
+class Counted:
+    """A function, and how often it was called."""
+
+    def __init__(self, inner):
+        self.inner, self.calls = inner, 0
+
+    def __call__(self, *args, **named):
+        self.calls += 1
+        return self.inner(*args, **named)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Passes of a few items, so that a small fit has several."""
+    monkeypatch.setattr(Passes.rows, "__defaults__", (5,))
+    monkeypatch.setattr(answers, "TOGETHER", 17)
+    monkeypatch.setattr(attributions, "TOGETHER", 16)
+
+
+def check(fit, learning, counted):
+    """fit(learning): an artifact. counted: the calls that passes are there to save."""
+    plain = fit(learning).to_bytes()
+    calls, whole = counted.calls, Memory()
+    assert fit(replace(learning, passes=Passes(whole))).to_bytes() == plain
+    assert counted.calls == 2 * calls
+    assert whole.written > 2
+    for k in range(1, whole.written + 1):
+        shelf = Memory(killed_after=k)
+        before = counted.calls
+        with pytest.raises(Killed):
+            fit(replace(learning, passes=Passes(shelf)))
+        assert fit(replace(learning, passes=Passes(shelf))).to_bytes() == plain
+        assert shelf.written == whole.written
+        assert counted.calls - before == calls
+    return whole
+
+
+@pytest.mark.parametrize("method_class", planted.METHODS)
+def test_a_fit_of_features_looks_at_no_picture_twice(monkeypatch, method_class):
+    monkeypatch.setattr(Passes.rows, "__defaults__", (9,))
+    tokens, learning = planted.world(each=12)
+    images = {picture.tobytes(): at for at, picture in enumerate(learning.pictures.values())}
+    looked = Counted(
+        lambda _, shown: [torch.from_numpy(tokens[images[p.tobytes()]]) for p in shown]
+    )
+    monkeypatch.setattr(feature_fit, "token_features", looked)
+    method = planted.made(method_class)
+    check(lambda given: method.fit(planted.MODEL, given), learning, looked)
+
+
+def test_ala_asks_no_question_trains_no_epoch_and_attributes_no_text_twice(monkeypatch):
+    trained = Counted(torch.nn.functional.cross_entropy)
+    monkeypatch.setattr("lmmsteer.methods.ala_training.cross_entropy", trained)
+    asked = Counted(ala_world.answers)
+    attributed = Counted(attributions.integrated_gradients)
+    monkeypatch.setattr(attributions, "integrated_gradients", attributed)
+    method = Ala(epochs=2, lr=1e-3, batch=16, beta_steps=2)
+    learning = ala_world.learning(answer=asked)
+    whole = check(lambda given: method.fit(tiny_lmm(), given), learning, asked)
+    # 12 pictures by 5; 48 answers by 17; 2 epochs; 48 texts by 16, in one file each.
+    assert whole.written == 3 + 3 + 2 + 3
+    assert len(whole.kept) == 3 + 3 + 1 + 1
+    for counted, once in ((trained, 2 * 3), (attributed, 3)):  # 39 texts by 16; 3 batches.
+        assert counted.calls == once * (2 + whole.written)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_llava(tmp_path_factory.mktemp("three"), n_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("position", "passes"),
+    [("prompt_last", 2 * 2 + 2 * 2), ("response_mean", 2 * 2 + 2 * 2 + 2 * 1)],
+)
+def test_a_direction_is_tried_once_at_every_layer_and_strength(folder, position, passes):
+    from lmmsteer.models.lmm import load
+
+    lmm, engine = load("tiny", str(folder)), Reference()
+    edited = Counted(engine.edited)
+
+    def answer(lmm, requests, pictures, edit, max_new_tokens, temperature=0.0):
+        sampling = Sampling(temperature, max_new_tokens=4)
+        return engine.generate(lmm, requests, pictures, edit, sampling)
+
+    pictures = {
+        f"{name}-{angle}": picture.resize((40, 40)).rotate(angle)
+        for angle in (0, 40)
+        for name, picture in photographs().items()
+    }
+    words = Attribute("gender", "What is the gender?", ("man", "person", "is", "a"))
+    learning = Learning(pictures, words, edited, answer)
+    method = METHODS["steered_dataset"](
+        held_out=2, kl_max=1e9, drop_last=0.0, alphas=[0.5, 1.0], position=position
+    )
+    whole = check(lambda given: method.fit(lmm, given), learning, edited)
+    # 6 pairs by 5, of both sets; three layers at two strengths; answers of both sets.
+    assert whole.written == passes + 2
+
+
+def test_a_pass_gives_the_same_tensors_whether_computed_or_read():
+    found = {"a": torch.randn(4, 6).T, "b": torch.tensor([2**40]), "c": torch.tensor(0.1).double()}
+    shelf = Memory()
+    first = Passes(shelf).once("x", lambda: found)
+    again = Passes(shelf).once("x", pytest.fail)
+    alone = Passes().once("x", lambda: found)
+    assert list(first) == list(again) == list(alone) == ["a", "b", "c"]
+    for name, x in found.items():
+        for made in (first[name], again[name], alone[name]):
+            assert torch.equal(made, x)
+            assert made.dtype == x.dtype
+            assert made.is_contiguous()
+            assert made.data_ptr() != x.data_ptr()
+
+
+def test_steps_go_on_from_the_last_state_that_was_kept():
+    shelf, done = Memory(killed_after=3), []
+
+    def step(state, at):
+        done.append(at)
+        return {"x": 10 * state["x"] + at}
+
+    def run():
+        return Passes(shelf).steps("digits", lambda: {"x": torch.tensor(7)}, step, 5)
+
+    with pytest.raises(Killed):
+        run()
+    assert run()["x"] == 701234
+    assert run()["x"] == 701234
+    assert done == [0, 1, 2, 3, 4]
+    assert list(shelf.kept) == ["digits"]
+
+
+def test_no_steps_are_no_pass():
+    assert Passes().steps("none", lambda: {"x": torch.ones(1)}, pytest.fail, 0)["x"] == 1
