@@ -9,6 +9,8 @@ import warnings
 from PIL import Image, ImageOps
 
 QUALITY = 80
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+MAX_PIXELS = 64_000_000
 
 
 def data_uri(data: bytes, pixels: int) -> str | None:
@@ -16,8 +18,11 @@ def data_uri(data: bytes, pixels: int) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = _opaque(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            image = _opaque(ImageOps.exif_transpose(image))
+    except Exception:  # Pillow's decoders raise nearly every type on damaged bytes.
         return None
     image.thumbnail((pixels, pixels))
     buffer = io.BytesIO()

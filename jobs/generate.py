@@ -32,12 +32,13 @@ def carry_out(plan: Plan, verb: str) -> int:
     if not plan.jobs:
         return refuse(plan)
     require_free(plan.store, LEAST_FREE)
+    commit = plan.store.commit  # Tried out by writing, before anything else is.
     plan.begin()
     plan.store.collect("responses")
     journal = Journal(plan.store, verb)
     place = place_among_drivers(plan.store)
     rows = sum(plan.rows_left(job) for job in plan.jobs)
-    _note_start(plan, journal, rows)
+    _note_start(plan, journal, rows, commit)
     code = 1
     try:
         failures = _answer(plan, verb, journal, rows, place)
@@ -70,10 +71,11 @@ def _answer(plan: Plan, verb: str, journal: Journal, rows: int, place: float) ->
     return failures
 
 
-def _note_start(plan: Plan, journal: Journal, rows: int) -> None:
+def _note_start(plan: Plan, journal: Journal, rows: int, commit: str) -> None:
     cells = [str(job.cell) for job in plan.jobs]
     about = {"driver": journal.driver, "pid": os.getpid(), "host": socket.gethostname()}
-    journal.write("start", **about, rows=rows, cells=cells, stack=plan.jobs[0].record.stack)
+    stack = plan.jobs[0].record.stack
+    journal.write("start", **about, rows=rows, cells=cells, stack=stack, commit=commit)
     for refusal in plan.refused:
         error = refusal.error
         journal.write("refused", member=refusal.label, error=error.what, mend=error.mend)

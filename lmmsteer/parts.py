@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from lmmsteer import seal
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import SCHEMA_VERSION, content_digest
-from lmmsteer.store import Store
+from lmmsteer.store import Store, Unreadable
 
 ROW_GROUP = 32_768
 
@@ -76,6 +76,8 @@ def read_footer(store: Store, path: str) -> Footer:
     try:
         with store.open_input(path) as file:
             return _footer(file)
+    except Unreadable:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(store, path, str(error)) from error
 
@@ -91,6 +93,8 @@ def read_column(store: Store, path: str, column: str) -> list[Any]:
         with store.open_input(path) as file:
             part = pq.ParquetFile(file, page_checksum_verification=True)
             return part.read([column]).column(column).to_pylist()
+    except Unreadable:
+        raise
     except (pa.ArrowException, OSError, KeyError) as error:
         raise damaged(store, path, str(error)) from error
 
@@ -106,6 +110,8 @@ def read(store: Store, path: str, schema: pa.Schema) -> pa.Table:
         meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     except FileNotFoundError as error:
         raise damaged(store, path, "it is not there") from error
+    except Unreadable:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(store, path, str(error)) from error
     if sealed is None and "lmmsteer.seal" in meta:

@@ -21,7 +21,7 @@ from lmmsteer.fleet.metrics import Metrics
 from lmmsteer.fleet.shard import Shard
 from lmmsteer.fleet.task import FitTask, ModelSpec, Report, Task
 from lmmsteer.models import lmm
-from lmmsteer.store import open_store
+from lmmsteer.store import Store, open_store
 
 Digests = tuple[str, str] | None
 
@@ -42,6 +42,7 @@ class Worker:
         self.stage = "idle"
         self.metrics = Metrics()
         self._alone: tuple[Task, str, Shard] | None = None
+        self._stores: dict[str, Store] = {}
 
     def describe(self) -> dict[str, Any]:
         """Who this is, for the log; and with which software, for who joins what it makes."""
@@ -74,7 +75,7 @@ class Worker:
         """Answer one shard; excluded: rows that kill a worker, and as what they are reported."""
 
         def answer(model: lmm.Lmm) -> Report:
-            store = open_store(task.out)
+            store = self._store(task.out)
             report = shard.found(store, task, part)
             return report or self._shard(task, part, digests).answer(store, model, excluded)
 
@@ -86,13 +87,19 @@ class Worker:
         def answer(model: lmm.Lmm) -> Report:
             if self._alone is None or self._alone[:2] != (task, part):
                 self._alone = (task, part, self._shard(task, part, digests))
-            return self._alone[2].probe(open_store(task.out), model, row)
+            return self._alone[2].probe(self._store(task.out), model, row)
 
         return self._work(task.model, answer)
 
     def fit(self, task: FitTask) -> Report:
         """Fit one method and write its artifact."""
-        return self._work(task.model, lambda m: fitting.fit(open_store(task.out), m, task))
+        return self._work(task.model, lambda m: fitting.fit(self._store(task.out), m, task))
+
+    def _store(self, out: str) -> Store:
+        """One store for all shards: what it has tried out once is known."""
+        if out not in self._stores:
+            self._stores[out] = open_store(out)
+        return self._stores[out]
 
     def _shard(self, task: Task, part: str, digests: Digests) -> Shard:
         def stage(name: str) -> None:

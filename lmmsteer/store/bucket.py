@@ -47,7 +47,7 @@ def open_bucket(out: str, retries: Retries) -> Bucket:
         if address.scheme == "s3":
             return _s3(address, retries)
         return _gs(out, address)
-    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, ImportError, pa.ArrowException) as error:
         raise LmmsteerError(
             f"out={scrubbed(out)} cannot be opened: {scrubbed(str(error)).rstrip('.')}.",
             "Name a folder, or an s3:// or gs:// address.",

@@ -244,4 +244,3 @@ def _let_go() -> None:
             store.close()
         except RunFailed as error:
             print(f"lmmsteer: {error.what}", file=sys.stderr)
-    fs.ensure_s3_finalized()
