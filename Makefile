@@ -6,7 +6,7 @@ OUT ?= runs/demo
 IMAGES ?= 120
 CORES ?= 2
 
-.PHONY: help demo methods test lint train-demo scale corrupt chaos clean
+.PHONY: help demo methods test lint train-demo scale corrupt simulate chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -40,6 +40,11 @@ corrupt: N ?= 1000
 corrupt: SEED ?= 0
 corrupt: $(VENV)/installed ## N random corruptions of a small run: all found, named and mended
 	$(BIN)/python -m tests.corruption $(N) $(SEED)
+
+simulate: N ?= 10000
+simulate: SEED ?= 0
+simulate: $(VENV)/installed ## N schedules of faults on a disk that forgets, with fake clocks and workers
+	$(BIN)/python -m tests.simulation $(N) $(SEED) $(CORES)
 
 chaos: N ?= 20
 chaos: SEED ?= 0

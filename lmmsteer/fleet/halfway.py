@@ -34,6 +34,7 @@ class Halfway:
         say: Callable[[str], None],
     ) -> None:
         defining = {
+            "method": task.method.method,
             "fit": task.fingerprint,
             "engine": asdict(task.engine),
             "stack": {**stack.versions(), "device": device},

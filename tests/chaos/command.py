@@ -14,6 +14,7 @@ from tests.chaos.check import Violation
 from tests.chaos.faults import AGAIN
 from tests.chaos.scene import Drive, Scene
 
+END_SECONDS = 300.0  # Each worker reads torch and transformers first.
 CELLS = ("-m", "method=unsteered,random_direction")
 
 
@@ -32,7 +33,7 @@ def command_workers_killed(scene: Scene) -> None:
         scene.until(scene.workers)
         time.sleep(scene.rng.uniform(0, 3))
         scene.hit()
-    scene.ended(drive, 0)
+    scene.ended(drive, 0, END_SECONDS)
     _finish(scene)
 
 
@@ -50,6 +51,7 @@ def command_driver_killed(scene: Scene) -> None:
 def command_terminated(scene: Scene) -> None:
     """F36: SIGTERM or Ctrl-C, once or twice."""
     drive = _start(scene)
+    scene.until(drive.said)  # Before that nothing is begun, and a signal ends it as any process.
     _somewhere(scene)
     which = scene.rng.choice((SIGTERM, SIGINT))
     for _ in range(scene.rng.randint(1, 2)):
@@ -70,7 +72,7 @@ def commands_together(scene: Scene) -> None:
         drives[0].signal(SIGKILL)
         scene.note("SIGKILL to one of them")
     for drive in drives:
-        scene.ended(drive, None if drive.killed else 0)
+        scene.ended(drive, None if drive.killed else 0, END_SECONDS)
     _finish(scene)
 
 
@@ -81,7 +83,7 @@ def command_on_nodes(scene: Scene) -> None:
     node = scene.rng.choice(scene.cluster.nodes)
     scene.cluster.remove(node)
     scene.note("a node goes down")
-    scene.ended(drive, 0)
+    scene.ended(drive, 0, END_SECONDS)
     _finish(scene)
 
 
@@ -126,7 +128,8 @@ def _finish(scene: Scene) -> None:
     for _ in range(4):
         begun = list((scene.out / "responses").rglob("_cell.json"))
         resumes = len(begun) == 2 and scene.rng.random() < 0.5
-        if scene.ended(_run(scene, of("resume", scene.out)) if resumes else _start(scene)) == 0:
+        drive = _run(scene, of("resume", scene.out)) if resumes else _start(scene)
+        if scene.ended(drive, seconds=END_SECONDS) == 0:
             break
     else:
         raise Violation(f"still not complete: {scene.drives[-1].said()[-800:]}")

@@ -13,8 +13,9 @@ from lmmsteer.fleet.plan import Plan
 from lmmsteer.fleet.scheduler import Scheduler
 from lmmsteer.fleet.verify import Findings, aside, verify
 from lmmsteer.fleet.work import Failure
-from tests.simulation.disk import SimDisk, SimStore
+from tests.simulation.disk import SimDisk
 from tests.simulation.process import Dead, Process, Violation
+from tests.simulation.store import SimStore
 from tests.simulation.workers import SimFleet
 
 if TYPE_CHECKING:

@@ -216,7 +216,7 @@ def _at_point(chance: Random) -> Fault:
 
 
 def _operation(chance: Random, step: str, at: int) -> Fault:
-    do = chance.choice(("kill", "kill after", "stop", "stop", "error", "odd"))
+    do = chance.choice(("kill", "kill after", "stop", "stop", "error", "odd", "odd"))
     if do == "stop":
         return Fault(step, at, do, chance.choice((0.5, 3.0, 12.0, 60.0, 5000.0)))
     if do == "error":

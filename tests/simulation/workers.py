@@ -11,11 +11,12 @@ from lmmsteer.fleet.task import Report
 from lmmsteer.fleet.work import Call, Cause
 from lmmsteer.fleet.worker import Worker
 from lmmsteer.schema import Request
-from tests.simulation.disk import SimDisk, SimStore
+from tests.simulation.disk import SimDisk
 from tests.simulation.model import Engine, Shown
 from tests.simulation.process import Dead, Process, Violation
 from tests.simulation.projects import STACK
 from tests.simulation.schedule import Fault
+from tests.simulation.store import SimStore
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

@@ -10,13 +10,14 @@ from lmmsteer.fleet import scheduler as scheduling
 from lmmsteer.fleet.driver import Cause
 from tests.simulation import oracle
 from tests.simulation.commands import Command
-from tests.simulation.disk import SimDisk, SimStore
+from tests.simulation.disk import SimDisk
 from tests.simulation.fibers import Endless, Over, Turns
 from tests.simulation.place import Place
 from tests.simulation.process import Dead, Process, Violation
 from tests.simulation.projects import OUT, Project, project
 from tests.simulation.schedule import WEATHER, Fault, Launch, Schedule
 from tests.simulation.stand_ins import here
+from tests.simulation.store import SimStore
 from tests.simulation.tree import File, Tree
 from tests.simulation.watch import Watch
 from tests.simulation.workers import SimWorker
