@@ -123,6 +123,7 @@ def build(store: Store, name: str, source: DataSet, asked: Mapping[str, Any]) ->
         if found is not None and found.shards[len(shards)] != shard:
             raise changed(store, folder(name), shard.name)
         shards.append(shard)
+    store.collect(folder(name))  # What a killed run made is durable before the record counts it.
     made = Manifest(name, asked, tuple(shards))
     if found is None and not store.create(path_of(name), seal.write_record(_record(made))):
         return gate(store, name, asked) or made

@@ -6,6 +6,7 @@ import pytest
 
 from lmmsteer import manifest
 from lmmsteer.datasets.base import Sample, picture_of_bytes, read_picture
+from lmmsteer.disk import Disk
 from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.schema import Picture, row_id
 from lmmsteer.store import LocalStore
@@ -99,6 +100,27 @@ def test_one_that_was_interrupted_is_finished_to_the_same_bytes(
         other.create(path, whole[path])
     manifest.build(other, "colors", Colors(), asked())
     assert {path: other.read_bytes(path) for path in other.list()} == whole
+
+
+def test_parts_that_a_killed_run_made_outlive_the_machine_before_the_record_counts_them(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    """A run was killed between the naming of its last part and the sync of the folder."""
+    manifest.build(store, "colors", Colors(), asked())
+    store.move("manifest/dataset=colors/_manifest.json", "trash/x")
+    done: list[str] = []
+
+    class Noted(Disk):
+        def sync_folder(self, path: Path) -> None:
+            done.append(path.name)
+            super().sync_folder(path)
+
+        def link(self, source: Path, target: Path) -> None:
+            done.append(target.name)
+            super().link(source, target)
+
+    manifest.build(LocalStore(tmp_path, Noted()), "colors", Colors(), asked())
+    assert {"rows", "images"} <= set(done[: done.index("_manifest.json")])
 
 
 @pytest.mark.parametrize(

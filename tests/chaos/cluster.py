@@ -17,14 +17,14 @@ HEAD, CPUS = 4, 2  # Logical cores of the head and of a node: workers here mostl
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_raylet_start_wait_time_s": "120",
 }
-# A node that is silent is given up in about 3 seconds, not in 15 as Ray does by itself.
+# A node that is silent is given up in some 5 seconds, not in 20 as Ray does by itself.
 PATIENCE = {
     "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1500,
-    "health_check_failure_threshold": 3,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 4000,
+    "health_check_failure_threshold": 4,
 }
 
 
@@ -89,7 +89,8 @@ class Cluster:
         if self.ray is not None:
             for node in self._all:
                 self.remove(node)
-            self.ray.remove_node(self.ray.head_node, allow_graceful=False)
+            if self.ray.head_node is not None:
+                self.ray.remove_node(self.ray.head_node, allow_graceful=False)
             self.ray = None
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -20,10 +20,11 @@ CELLS = ("-m", "method=unsteered,random_direction")
 
 def make_undisturbed(folder: Path) -> None:
     """The pictures, and a sweep of two cells by one worker that nobody disturbs."""
-    from tests.fleet.runs import line, photos, run
+    from tests.fleet.runs import line, photos
 
     photos(folder / "photos")
-    run(line("generate", folder / "photos", folder / "out", *CELLS, "cluster.workers=1"))
+    command = line("generate", folder / "photos", folder / "out", *CELLS, "cluster.workers=1")
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def command_workers_killed(scene: Scene) -> None:
@@ -135,5 +136,6 @@ def _finish(scene: Scene) -> None:
         raise Violation(f"still not complete: {scene.drives[-1].said()[-800:]}")
     scene.compare()
     check.leftovers(scene.out)
+    scene.ended(_run(scene, of("status", scene.out)), 0)
     shutil.rmtree(scene.out)
     scene.over = True

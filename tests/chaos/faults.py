@@ -39,7 +39,7 @@ def driver_killed(scene: Scene) -> None:
     scene.prepare()
     for _ in range(scene.rng.randint(1, 3)):
         drive = scene.drive()
-        scene.a_moment()
+        _sometime(scene)
         if scene.rng.random() < 0.3:
             scene.hit()
         _kill(scene, drive)
@@ -185,10 +185,7 @@ def terminated(scene: Scene) -> None:
     drain = scene.rng.choice((2, 15))
     drive = scene.drive(drain=drain)
     which = scene.rng.choice((SIGTERM, SIGINT))
-    if scene.rng.random() < 0.3:
-        time.sleep(scene.rng.uniform(0.5, 6))
-    else:
-        scene.a_moment()
+    _sometime(scene)
     drive.signal(which)
     twice = scene.rng.random() < 0.5
     scene.note(f"{which.name}{' twice' if twice else ''}, drain {drain}")
@@ -303,6 +300,14 @@ def storm(scene: Scene) -> None:
 
 
 # What kinds have in common
+
+
+def _sometime(scene: Scene) -> None:
+    """While it starts, or while it answers."""
+    if scene.rng.random() < 0.3:
+        time.sleep(scene.rng.uniform(0.5, 6))
+    else:
+        scene.a_moment()
 
 
 def _kill(scene: Scene, drive: Drive) -> None:

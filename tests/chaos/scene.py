@@ -17,8 +17,9 @@ from tests.chaos import check, world
 from tests.chaos.check import Violation
 from tests.chaos.cluster import Cluster, alive, command_of, signal_to
 
-END_SECONDS = 150.0  # For a driver that has nothing to wait for but its work.
+END_SECONDS = 240.0  # For a driver that has nothing to wait for but its work.
 WORKERS = (1, 2, 3, 7)
+LAST = world.SHARDS - 3
 
 
 @dataclass(eq=False)
@@ -173,16 +174,19 @@ class Scene:
         return None
 
     def a_moment(self, longest: float = 3.0) -> None:
-        """Until work is under way, then up to so many seconds by chance."""
-        some = self.parts()
-        wanted = min(some + self.rng.randint(0, 6), world.SHARDS - 2)
+        """Until a part more is there, or some, then up to so many seconds by chance."""
+        wanted = min(self.parts() + self.rng.randint(1, 6), LAST)
         self.until(lambda: self.parts() >= wanted and self.workers())
         time.sleep(self.rng.uniform(0, longest) ** 2 / longest)
 
     def hit(self, which: signal.Signals = signal.SIGKILL) -> int | None:
-        """Send a signal to a worker by chance; None where there is none."""
+        """Send a signal to a worker by chance; None where there is none.
+
+        Not to one that has been given a row alone, nor again and again to those that have the last
+        shards: whose worker is ended then is rightly taken for its murderer.
+        """
         found = self.workers()
-        if not found:
+        if not found or self.parts() >= LAST or self._isolated():
             return None
         pid = self.rng.choice(found)
         if not signal_to(pid, which):
@@ -190,3 +194,7 @@ class Scene:
         self.kills += 1
         self.note(f"{which.name} to a worker")
         return pid
+
+    def _isolated(self) -> bool:
+        alone = {(event["cell"], event["part"]) for event in check.events(self.out, "isolate")}
+        return bool(alone - {(e["cell"], e["part"]) for e in check.events(self.out, "done")})

@@ -7,7 +7,7 @@ import sys
 
 
 def test_whatever_dies_or_sleeps_the_answers_are_the_same_bytes() -> None:
-    kinds = ("storm", "poison", "drivers_together", "command_driver_killed")
+    kinds = ("storm", "poison")
     command = [sys.executable, "-m", "tests.chaos", str(len(kinds)), "2", "--kind", *kinds]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -56,7 +56,7 @@ def test_nothing_is_written_beside_what_the_contract_names(undisturbed: Path) ->
     assert not list(undisturbed.rglob(".*"))
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [3])
 def test_the_number_of_workers_changes_no_byte(
     workers: int, data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ NUMBERS = {
     name: getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EIO", "EACCES", "ESTALE", "EROFS")
 }
 
+SLOW = {"commit": 0.05, "move": 0.05, "record": 0.02, "manifest": 0.01}
 ONLY = {"flip": "write", "twice": "link"}  # Faults of one operation.
 
 
@@ -228,6 +229,8 @@ class SimDisk(Disk):
         if process.dead:
             raise Dead
         step = process.step if op != "look" else "look"
+        if world.schedule.interleaved and step in SLOW and process.fiber is not None:
+            process.sleep(world.chance.random() * SLOW[step])
         count = world.counts.get(step, 0)
         world.counts[step] = count + 1
         if world.verbose:

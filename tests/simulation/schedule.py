@@ -64,7 +64,9 @@ class Launch:
 class Schedule:
     """poison: what rows do to their worker, (shard, row) -> `kills`, `hangs`, `pair`; `picture`
     where all rows that show its picture do so. wrong_model: what loading the first model does.
-    places: workers that a host can have. share: of the rows that may fail.
+    places: workers that a host can have. share: of the rows that may fail. bad_host: what every
+    worker does that starts on the last host. interleaved: operations on the disk take time, so that
+    writers get into each other's way.
     """
 
     seed: int
@@ -78,6 +80,8 @@ class Schedule:
     share: float = 1.0
     breaker: bool = False
     deadline: float = 4.0
+    bad_host: str = ""
+    interleaved: bool = False
     faults: tuple[Fault, ...] = field(default=())
 
     def without(self, fault: Fault) -> Schedule:
@@ -92,6 +96,8 @@ class Schedule:
             if len(self.launches[at].workers) > 1:
                 one = replace(self.launches[at], workers=self.launches[at].workers[:-1])
                 yield replace(self, launches=(*self.launches[:at], one, *self.launches[at + 1 :]))
+        if self.interleaved:
+            yield replace(self, interleaved=False)
         for at in range(len(self.poison)):
             yield replace(self, poison=self.poison[:at] + self.poison[at + 1 :])
         if self.medium != DISK:
@@ -101,7 +107,9 @@ class Schedule:
         poison = "".join(f", shard {s} row {r} {what}" for s, r, what in self.poison)
         lines = [
             f"seed {self.seed}: data set {self.project} on {self.medium.name}, {self.hosts} hosts"
-            f" of {self.places}{poison}{', model ' + self.wrong_model if self.wrong_model else ''}",
+            f" of {self.places}{poison}{', interleaved' if self.interleaved else ''}"
+            f"{', model ' + self.wrong_model if self.wrong_model else ''}"
+            f"{', last host ' + self.bad_host if self.bad_host else ''}",
             *(f"  {launch}" for launch in self.launches),
             *(f"  {fault}" for fault in self.faults),
         ]
@@ -137,6 +145,9 @@ def draw(seed: int, projects: int) -> Schedule:
         places=chance.choice((1, 2, 4)),
         launches=_launches(chance, theme, medium),
     )
+    drawn = replace(drawn, interleaved=chance.random() < 0.12)
+    if drawn.hosts > 1 and chance.random() < 0.05:
+        drawn = replace(drawn, bad_host=chance.choice(("lost", "stack", "never")))
     return _with_faults(_with_traits(drawn, chance, theme), chance, theme)
 
 

@@ -30,10 +30,11 @@ class Here:
     """The world that runs now; there is one at a time in a process of this machine."""
 
     world: Any = None
+    alone: Any = None  # A process that runs outside the world's clock.
 
     @property
     def process(self) -> Any:
-        return self.world.running[self.world.turns.current]
+        return self.alone or self.world.running[self.world.turns.current]
 
 
 here = Here()

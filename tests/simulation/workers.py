@@ -64,17 +64,20 @@ class SimWorker(Process):
 
     def _begin(self) -> None:
         fault = self.world.befalls("start")
-        if fault is not None and fault.do == "slow":
+        wrong = fault.do if fault is not None else ""
+        if self.world.is_bad(self.host):
+            wrong = self.world.schedule.bad_host
+        if fault is not None and wrong == "slow":
             self.slow = fault.much
-        self.sleep(START)
-        if fault is not None and fault.do == "lost":
+        self.sleep(START / 2 if wrong == "lost" else START)
+        if wrong == "lost":
             self.world.kill(self)
             raise Dead
-        if fault is not None and fault.do == "never":
+        if wrong == "never":
             self.sleep(None)
         self.actor = Worker("cpu", 1, lambda: self.host)
         facts = self.actor.describe()
-        facts["stack"] = {**STACK, "torch": "3"} if fault and fault.do == "stack" else STACK
+        facts["stack"] = {**STACK, "torch": "3"} if wrong == "stack" else STACK
         self.up = True
         self.fleet.deliver(Up(self.number, facts))
 

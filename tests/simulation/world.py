@@ -89,7 +89,7 @@ class World:
     def play(self) -> None:
         here.world = self
         scheduling.BREAKER_ROWS = 3 if self.schedule.breaker else 100
-        self._found()
+        self.lay_out(self._fresh)
         for fault in self.schedule.faults:
             if fault.step == "time":
                 self.turns.at(fault.at / 8, lambda fault=fault: self._happen(fault))
@@ -102,15 +102,15 @@ class World:
         finally:
             self._close()
 
-    def _found(self) -> None:
-        """The disk as it is at the start: mostly with a finished manifest."""
-        for path in ("/sim",) if self._fresh else ("/sim", OUT):
-            self.tree.make_folder(path)
-        for path, data in () if self._fresh else self.project.files.items():
-            self._plant(path, data)
+    def lay_out(self, fresh: bool) -> None:
+        """The disk as it is at the start: empty, or with a finished manifest."""
+        self.tree.make_folder("/sim")
+        if not fresh:
+            self.tree.make_folder(OUT)
+            for path, data in self.project.files.items():
+                self._plant(path, data)
+                self.watch.promised.add(path)
         self.tree.sync_all()
-        if not self._fresh:
-            self.watch.promised.update(self.project.files)
 
     def _plant(self, path: str, data: bytes) -> None:
         at = OUT
@@ -197,6 +197,10 @@ class World:
             self.turns.at(self.now + 1.0 + self.medium.delay, self._next_launch)
 
     # Hosts and workers
+
+    def is_bad(self, host: str) -> bool:
+        last = f"host{self.schedule.hosts - 1}"
+        return bool(self.schedule.bad_host) and host == last
 
     def room(self) -> int:
         return sum(self.hosts.values()) + self.extra_room
