@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 NODE_DIED = (
     "node has died",
     "node died",
-    "raylet",
+    "raylet died",
     "node was terminated",
     "node is dead",
     "owner has died",
 )
 PATIENCE = 1.0  # Seconds that a look at the cluster may take; else what was seen before counts.
+FIRST_PATIENCE = 30.0
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +66,7 @@ class RayFleet:
         self.ray, self.device, self.threads = ray, device, threads
         self.arguments = tuple(arguments)
         self.lookout = Lookout(ray)
+        self.lookout.ask(FIRST_PATIENCE)
         self._happened: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
         self._actors: dict[int, _Actor] = {}
         self._class = ray.remote(concurrency_groups={"control": 1})(worker)
