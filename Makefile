@@ -6,7 +6,7 @@ OUT ?= runs/demo
 IMAGES ?= 120
 CORES ?= 2
 
-.PHONY: help demo methods test lint train-demo scale corrupt simulate chaos clean
+.PHONY: help demo methods test lint train-demo scale corrupt simulate chaos mutate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -50,6 +50,9 @@ chaos: N ?= 20
 chaos: SEED ?= 0
 chaos: $(VENV)/installed ## N schedules of kills, stops and full disks on a real Ray cluster, compared
 	$(BIN)/python -m tests.chaos $(N) $(SEED)
+
+mutate: $(VENV)/installed ## mistakes planted one by one (tests/mutations): the tests must notice each
+	$(BIN)/python -m tests.mutations
 
 train-demo: $(VENV)/installed ## train the demo LMM again (see lmmsteer/demo/README.md)
 	$(BIN)/python -m lmmsteer.demo.train

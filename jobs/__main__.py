@@ -156,6 +156,7 @@ def _stop(number: int, frame: object) -> None:
 def cli() -> None:
     """The command itself: SIGTERM ends it as Ctrl-C does, and its code is the process's."""
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())
 
 

@@ -84,9 +84,14 @@ def load(store: Store, dataset: str) -> Manifest | None:
         ) from error
 
 
-def gate(store: Store, dataset: str, asked: Mapping[str, Any]) -> Manifest | None:
-    """The manifest that is there, refused where it was made from anything else than `asked`."""
-    found = load(store, dataset)
+def gate(
+    store: Store, dataset: str, asked: Mapping[str, Any], known: Manifest | None = None
+) -> Manifest | None:
+    """The manifest that is there, refused where it was made from anything else than `asked`.
+
+    known: it, where it has been read before.
+    """
+    found = known or load(store, dataset)
     if found is not None:
         _refuse(store, dataset, found.identity, asked)
     return found

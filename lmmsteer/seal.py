@@ -1,7 +1,8 @@
 """A file that holds the sha256 of itself, so that any flipped bit in it is found.
 
 The 64 digits behind MARK count as zeros while the digest is made. Parts carry the seal in their
-footer, records as their last key; any program can check it. Files of older versions have none.
+footer, records as their first key: what a cut takes away besides, the rest of it does not fit.
+Any program can check it. Files of older versions have none.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ OPEN = (MARK + ZEROS).decode()  # What a file holds before it is sealed.
 
 
 def close(data: bytes) -> bytes:
-    """The same bytes with the last OPEN in them replaced by the digest."""
-    start, end = _digits(data, data.rindex(OPEN.encode()))
+    """The same bytes with the digest in the place of the zeros of OPEN."""
+    start, end = _digits(data, _find(data))
     return b"".join((data[:start], hashlib.sha256(data).hexdigest().encode(), data[end:]))
 
 
 def holds(data: bytes) -> bool | None:
     """Whether the bytes are those that were sealed; None where there is no seal."""
-    at = data.rfind(MARK)
+    at = _find(data)
     if at < 0:
         return None
     start, end = _digits(data, at)
@@ -37,7 +38,7 @@ def holds(data: bytes) -> bool | None:
 
 def write_record(record: Mapping[str, Any]) -> bytes:
     """A JSON record with its seal."""
-    text = json.dumps({**record, "seal": OPEN}, indent=1, ensure_ascii=False)
+    text = json.dumps({"seal": OPEN, **record}, indent=1, ensure_ascii=False)
     return close(text.encode())
 
 
@@ -53,6 +54,11 @@ def read_record(data: bytes) -> dict[str, Any]:
     if holds(data) is not (True if sealed else None):
         raise ValueError("its bytes are not those that were written")
     return record
+
+
+def _find(data: bytes) -> int:
+    """Where the seal begins: rows of a part, and texts of a record, may hold MARK as well."""
+    return data.find(MARK) if data.startswith(b"{") else data.rfind(MARK)
 
 
 def _digits(data: bytes, at: int) -> tuple[int, int]:

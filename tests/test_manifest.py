@@ -153,8 +153,10 @@ def test_pictures_that_changed_since_are_named(store: LocalStore) -> None:
     for kind in ("rows", "images"):
         path = f"manifest/dataset=colors/{kind}/part-00001.parquet"
         store.move(path, f"trash/{kind}")
+    before = store.list()
     with pytest.raises(RunFailed, match="part-00001"):
         manifest.build(store, "colors", Colors(("red", "green", "pink", "white", "black")), asked())
+    assert store.list() == before, "nothing of other pictures is written"
 
 
 @pytest.mark.parametrize("now", [COLORS[:4], (*COLORS, "pink")])

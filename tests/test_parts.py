@@ -88,6 +88,15 @@ def test_rows_that_do_not_match_the_digest_are_refused(store: LocalStore, tmp_pa
         parts.read(store, "y.parquet", RESPONSES)
 
 
+def test_a_part_with_other_columns_is_refused(store: LocalStore, tmp_path: Path) -> None:
+    rows = pq.read_table(tmp_path / "part-00000.parquet").replace_schema_metadata(None)
+    store.create(
+        "y.parquet", parts.to_bytes(rows.rename_columns(["id", *rows.column_names[1:]]), "f")
+    )
+    with pytest.raises(parts.DamagedPart, match="columns are not those of this version"):
+        parts.read(store, "y.parquet", RESPONSES)
+
+
 class Remote(LocalStore):
     """A store of which every byte that is fetched is counted."""
 

@@ -51,7 +51,9 @@ class Directions:
     """What hooks read of a residual edit: one set for all rows, or each row's own.
 
     Tensors in the model's dtype, on its device, [sets, n_layers or 1, ...]: directions A
-    and, where the edit has them, shifts v. fired: the places where they were applied; kept here,
+    and, where the edit has them, shifts v. by_row: each row's own, even where all rows happen to
+    use one set, since the two ways of computing differ in the last bits and a row's may not hang on
+    how many pictures its shard has. fired: the places where they were applied; kept here,
     since a step that a card replays calls no hook.
     """
 
@@ -60,6 +62,7 @@ class Directions:
         # Copies: `load` writes here, and the edit's own must stay as they are.
         self.parts = {n: x.to(device, lmm.dtype, copy=True) for n, x in _parts(residual).items()}
         self.alpha, self.keep_norm, self.scope = residual.alpha, residual.keep_norm, residual.scope
+        self.by_row = residual.of is not None or len(self.sets) > 1
         self.fired: set[tuple[int, str]] = set()
         self._rows: dict[str, Tensor] = {}  # [rows, n_layers or 1, ...]
         self._slots: dict[str, Tensor] = {}
@@ -74,7 +77,7 @@ class Directions:
     def structure(self) -> tuple[object, ...]:
         """What a captured step depends on: the values may change under it, this may not."""
         shapes = tuple((name, tuple(x.shape[1:])) for name, x in self.parts.items())
-        return (len(self.sets) > 1, shapes, self.alpha, self.keep_norm, self.scope)
+        return (self.by_row, shapes, self.alpha, self.keep_norm, self.scope)
 
     def load(self, residual: ResidualEdit) -> None:
         """Other values of the same structure, in the memory that a captured step reads."""
@@ -88,12 +91,12 @@ class Directions:
 
     def choose(self, of: Sequence[int]) -> None:
         """From now on row i of a batch uses set of[i]."""
-        if len(self.sets) > 1:
+        if self.by_row:
             self._rows = self._picked(of)
 
     def choose_slots(self, of: Sequence[int]) -> None:
         """The same for the rows in slots, in memory that stays where it is."""
-        if len(self.sets) == 1:
+        if not self.by_row:
             return
         picked = self._picked(of)
         if {n: x.shape for n, x in self._slots.items()} != {n: x.shape for n, x in picked.items()}:

@@ -267,12 +267,12 @@ class Slots:
             one.length += len(tokens)
             if (end := self._listen(one, slot, tokens, bad)) is not None:
                 ended.append(end)
-        if self.fixed and self.free:
-            self._rest()
         for end in ended:
             slot = self.active.index(end.active)
             self.active[slot] = None
             self.changed = True
+        if self.fixed and self.free:
+            self._rest()
         if any(map(any, bad)):
             self._clear_free()
         return ended

@@ -84,7 +84,8 @@ class Plan:
                 "Name them apart, for example with model.name=NAME or dataset.name=NAME",
             )
         cells.gate(self.store, job.record, job.config.mixed_stack)
-        made = manifest.gate(self.store, job.cell.dataset, job.identity)
+        known = self.manifests.get(job.cell.dataset)
+        made = manifest.gate(self.store, job.cell.dataset, job.identity, known)
         if made is not None:
             self.manifests[job.cell.dataset] = made
         elif next(iter(job.dataset.samples()), None) is None:
@@ -95,9 +96,14 @@ class Plan:
 
     def begin(self) -> None:
         """Write what the shards need: manifests, handed artifacts, every `_cell.json`."""
+        built: dict[str, Manifest] = {}
         for job in self.jobs:
             name = job.cell.dataset
-            self.manifests[name] = manifest.build(self.store, name, job.dataset, job.identity)
+            if name in built:  # Whatever is asked of a data set in a run is asked of one manifest.
+                manifest.gate(self.store, name, job.identity, built[name])
+            else:
+                built[name] = manifest.build(self.store, name, job.dataset, job.identity)
+        self.manifests |= built
         for job in self.jobs:
             for where, artifact in job.steering.handed:
                 self.store.create(where, artifact.to_bytes())

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+TRIES = 3
 HEAD, CPUS = 4, 2  # Logical cores of the head and of a node: workers here mostly sleep.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
-    "RAY_raylet_start_wait_time_s": "120",
 }
 # A node that is silent is given up in some 5 seconds, not in 20 as Ray does by itself.
 PATIENCE = {
@@ -52,7 +52,16 @@ class Cluster:
         return list(self.ray.worker_nodes)
 
     def mend(self, nodes: int) -> None:
-        """A living head with so many living nodes."""
+        """A living head with so many living nodes; all anew where a busy machine is too slow."""
+        for _ in range(TRIES):
+            try:
+                return self._mend(nodes)
+            except Exception as error:
+                print(f"Ray did not start: {error}", flush=True)
+                self.stop()
+        raise RuntimeError(f"Ray did not start in {TRIES} attempts")
+
+    def _mend(self, nodes: int) -> None:
         if self.ray is None or not self._whole():
             self.stop()
             self._start()

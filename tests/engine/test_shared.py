@@ -16,7 +16,18 @@ from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.shared import Shared
 from lmmsteer.models.lmm import load
-from tests.engine.runs import GREEDY, NEW, PROMPTS, direction, many, rows, run, tokens, unsteered
+from tests.engine.runs import (
+    GREEDY,
+    NEW,
+    PICTURES,
+    PROMPTS,
+    direction,
+    many,
+    rows,
+    run,
+    tokens,
+    unsteered,
+)
 from tests.engine.test_hooks import orthonormal
 from tests.tiny import photographs, tiny_llava, tiny_lmm
 from tests.tiny_families import tiny_family_lmm
@@ -82,6 +93,16 @@ def test_no_shape_order_length_or_mix_of_directions_changes_an_answer(name, shap
             assert found == wanted
             order, of, lengths = order[::-1], of[::-1], lengths[::-1]
             edit = Edit(residual=ResidualEdit(sets, of=of))
+
+
+def test_a_slot_that_a_long_row_has_left_does_not_outgrow_its_room(monkeypatch):
+    shape = Shape(slots=2, lanes=2, width=1, fixed=True, chunk=8, window=3)
+    monkeypatch.setattr("lmmsteer.engine.shared.shape_of", lambda *_: shape)
+    requests = rows(PICTURES[:1], [PROMPTS[2], PROMPTS[1]])
+    whole = tokens(Reference(2), requests, lengths=[NEW, 2 * NEW])
+    for long in range(1, NEW + 1):
+        found = tokens(Shared(2), requests, lengths=[long, 2 * NEW])
+        assert found == [whole[0][:long], whole[1]]
 
 
 def family_rows():

@@ -2,6 +2,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,7 +103,10 @@ def test_a_driver_that_loads_its_model_has_half_an_hour(tmp_path: Path) -> None:
 @pytest.fixture
 def driver() -> Iterator["subprocess.Popen[bytes]"]:
     """A process whose command line looks like a driver's."""
-    with subprocess.Popen([sys.executable, "-c", "input()", "lmmsteer"], stdin=-1) as process:
+    command = [sys.executable, "-c", "input()", "lmmsteer"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            time.sleep(0.001)  # A process that has just begun has no name yet.
         yield process
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lmmsteer.fleet.scheduler import BREAKER_ROWS, MAX_ALIKE, MAX_LOSSES
+from lmmsteer.fleet.scheduler import BREAKER_ROWS, MAX_ALIKE, MAX_LOSSES, Scheduler
 from lmmsteer.fleet.task import Report
-from lmmsteer.fleet.work import Budget, Call
+from lmmsteer.fleet.work import Budget, Call, lots
 from tests.fleet.fakes import Behaviour, Dies, Hangs, Ran, fit, play, shards, well
 
 
@@ -210,6 +210,35 @@ def test_at_the_tail_an_idle_worker_takes_what_a_slow_one_holds_and_nobody_waits
     assert ran.scheduler.failures == []
     assert [f["part"] for f in ran.noted("twin")] == ["a-2", "a-0"]  # first what is not begun
     assert ran.fleet.now < 60
+
+
+def test_a_shard_that_two_workers_have_answered_counts_once() -> None:
+    items, reports = shards("a", count=1), []
+    scheduler = Scheduler(
+        lots(items), lambda *_, **__: None, lambda item, report: reports.append(report)
+    )
+    hands = [scheduler.join(number, 0.0) for number in (1, 2)]
+    for hand in hands:
+        hand.model = items[0].model
+    calls = [scheduler.offer(hand, 0.0) for hand in hands]
+    for hand, call in zip(hands, calls, strict=True):
+        assert call is not None
+        scheduler.answered(hand, call, Report(rows=15), 1.0)
+    assert len(reports) == 1
+    assert scheduler.done
+
+
+def test_after_a_drain_nothing_is_sent_not_even_a_twin() -> None:
+    items = shards("a", count=3)
+    scheduler = Scheduler(lots(items), lambda *_, **__: None, lambda item, report: None)
+    busy, idle = (scheduler.join(number, 0.0) for number in (1, 2))
+    busy.model = idle.model = items[0].model
+    assert scheduler.offer(busy, 0.0) is not None
+    scheduler.drain()
+    assert scheduler.offer(idle, 0.0) is None
+    scheduler.lost(1, "died", "it was killed")  # What it held is not sent again either.
+    assert scheduler.offer(idle, 0.0) is None
+    assert scheduler.failures == []
 
 
 def test_a_shard_that_has_killed_gets_no_twin_and_a_fit_neither() -> None:
