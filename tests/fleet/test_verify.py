@@ -115,6 +115,17 @@ def test_a_manifest_part_in_anothers_place_is_named(store: LocalStore) -> None:
     assert faults(store) == {ROWS: "misplaced"}
 
 
+def test_a_picture_that_is_not_the_one_of_its_digest_is_named(store: LocalStore) -> None:
+    table = parts.read(store, IMAGES, PICTURE_SCHEMA)
+    column = table.column_names.index("sha256")
+    digests = table.column("sha256").to_pylist()
+    wrong = pa.array([*digests[1:], digests[0]], pa.string())
+    made = parts.to_bytes(table.set_column(column, "sha256", wrong), "f")
+    part = contents.open_part(made, PICTURE_SCHEMA)
+    with pytest.raises(Wrong, match="holds a picture whose sha256 is another"):
+        contents.check_images(part)
+
+
 def test_a_part_of_an_earlier_attempt_is_named_by_its_fingerprint(store: LocalStore) -> None:
     old = tree.older(store)[PART]
     write(store, PART, old)
@@ -240,6 +251,13 @@ def test_a_record_of_an_earlier_attempt_does_not_condemn_the_parts(store: LocalS
 def test_a_record_of_another_cell_is_named(store: LocalStore) -> None:
     write(store, RECORD, store.read_bytes(f"{STEERED}/_cell.json"))
     assert faults(store) == {RECORD: "misplaced"}
+
+
+def test_parts_of_another_cell_do_not_outvote_the_record(store: LocalStore) -> None:
+    names = [path for path in store.list(CELL) if path.endswith(".parquet")]
+    for path in names:
+        write(store, path, store.read_bytes(path.replace(CELL, STEERED)))
+    assert faults(store) == dict.fromkeys(names, "misplaced")
 
 
 def test_a_manifest_record_of_other_prompts_does_not_condemn_the_parts(

@@ -56,7 +56,7 @@ class Trial:
 
     prepare: Deed
     deed: Deed
-    after: Deed = lambda command: None
+    after: Deed
 
 
 class Bench:
@@ -211,7 +211,7 @@ def damage(command: Command) -> None:
     paths.append("manifest/dataset=faces/rows/part-00001.parquet")
     for path in paths:
         file = world.tree.file(f"{OUT}/{path}")
-        file.data = file.kept = file.data[:-9] + b"\x00" + file.data[-8:]
+        file.data = file.kept = file.data[:9] + bytes([file.data[9] ^ 4]) + file.data[10:]
         world.watch.forget(path)
         world.watch.shown[path] = file.data
 
@@ -226,6 +226,7 @@ def answer(command: Command) -> None:
     build(command)
     record(command)
     commit_all(command)
+    settle(command)
 
 
 def prepared(command: Command) -> None:
@@ -233,11 +234,19 @@ def prepared(command: Command) -> None:
     record(command)
 
 
+def settle(command: Command) -> None:
+    """What every run does before it calls something complete."""
+    command.store.collect()
+
+
+def nothing(command: Command) -> None: ...
+
+
 TRIALS = {
-    "commit": Trial(prepared, commit_one),
-    "manifest": Trial(lambda command: None, build),
-    "record": Trial(build, record),
-    "record of another stack": Trial(prepared, record_again),
+    "commit": Trial(prepared, commit_one, settle),
+    "manifest": Trial(nothing, build, settle),
+    "record": Trial(build, record, settle),
+    "record of another stack": Trial(prepared, record_again, settle),
     "retry": Trial(fail_one, retry, answer),
     "repair": Trial(damage, repair, answer),
 }

@@ -182,12 +182,20 @@ def settled(world: World, early: bool) -> bool:
 
 
 def _named(world: World, after: list[Command]) -> None:
-    """P12: an undisturbed verify has named every file that was damaged and was so still."""
+    """P12: an undisturbed verify has named every file that was damaged and was so still.
+
+    Or its folder; or the record that says what belongs there: without it nobody can tell.
+    """
     for command in after:
         if command.verb == "verify" and command.found is not None:
             named = {fault.path for fault in command.found.faults}
             for below in world.damaged_before(command):
-                if below not in named and below.rpartition("/")[0] not in named:
+                folder = below.rpartition("/")[0]
+                records = {
+                    f"{folder}/_cell.json",
+                    f"manifest/{folder.rpartition('/')[2]}/_manifest.json",
+                }
+                if not named & {below, folder, *records}:
                     raise Violation(f"P12 {below} is damaged and verify did not name it")
 
 

@@ -41,7 +41,7 @@ class SimWorker(Process):
         self.calls: deque[Call] = deque()
         self.calling: Call | None = None
         self.slow = 1.0
-        self.up = self.hung = self.doomed = False
+        self.up = self.hung = self.doomed = self.engaged = False
         self.engine: Engine | None = None
         self.store = SimStore(world.root, SimDisk(world, self))
 
@@ -121,6 +121,7 @@ class SimWorker(Process):
             if wrong:
                 self.sleep(ROW * (number + 1) * self.slow)
                 self.world.say(self, f"row {number}: {wrong}")
+                self.engine.stats.frozen = int(self.world.now)  # Until a row is answered again.
                 self._suffer(wrong, fault.much if fault is not None else 60.0)
         self.sleep(ROW * len(requests) * self.slow)
         self.engine.stats.frozen = int(self.world.now)
@@ -175,10 +176,11 @@ class SimFleet:
         if call.kind == "shard" and call.item is not None:
             self.sent[call.item.folder, call.item.part] += 1
         worker = self.workers.get(number)
-        if call.kind == "probe" and call.item is not None and call.row is not None:
-            self.alone[number] = (call.item.folder, call.item.part, call.row)
+        if (probed := _probed(call)) is not None:
+            self.alone[number] = probed
         if worker is None or worker.dead:
             return  # Lost is on its way.
+        worker.engaged = True
         worker.calls.append(call)
         if worker.fiber is not None and worker.calling is None and not worker.stopped:
             self.world.turns.wake(worker.fiber, self.world.now)
@@ -192,7 +194,7 @@ class SimFleet:
     def dismiss(self, number: int) -> None:
         """It may be out of reach: then it goes on, and nobody listens."""
         worker = self.workers.pop(number, None)
-        self._ended(number, "silent")
+        self._ended(number, worker, "silent")
         if worker is not None:
             self.world.end(worker)
 
@@ -228,10 +230,12 @@ class SimFleet:
         """Into the driver's hands; also what comes late from a worker that was dismissed."""
         if self.driver.over:
             return
-        if isinstance(event, Lost) and self.workers.pop(event.number, None) is not None:
-            self._ended(event.number, event.cause)
-        elif isinstance(event, Answered) and event.call.kind == "probe":
-            self.alone.pop(event.number, None)
+        if isinstance(event, Lost) and (worker := self.workers.pop(event.number, None)) is not None:
+            self._ended(event.number, worker, event.cause)
+        elif isinstance(event, Answered) and self.alone.get(event.number) == _probed(event.call):
+            self.alone.pop(
+                event.number, None
+            )  # Said twice, it may come when the next row is at work.
         self.inbox.append(event)
         if self._waiting and self.driver.fiber is not None:
             self.world.turns.wake(self.driver.fiber, self.world.now)
@@ -242,9 +246,17 @@ class SimFleet:
             event = Lost(worker.number, f"worker {worker.number} ended", cause)
             self.world.turns.at(self.world.now + NOTICED, lambda: self.deliver(event))
 
-    def _ended(self, number: int, cause: Cause) -> None:
+    def _ended(self, number: int, worker: SimWorker | None, cause: Cause) -> None:
+        """deaths: of workers that had something to do; those on a bad host never come so far."""
         alone = self.alone.pop(number, None)
-        if cause != "node":
+        if cause != "node" and worker is not None and worker.engaged:
             self.deaths += 1
             if alone is not None:
                 self.world.ended_alone.add(alone)
+
+
+def _probed(call: Call) -> tuple[str, str, int] | None:
+    """The row that a call is about, where it is about a row alone."""
+    if call.kind != "probe" or call.item is None or call.row is None:
+        return None
+    return call.item.folder, call.item.part, call.row

@@ -5,7 +5,7 @@ A record that no part beside it agrees with is itself at fault: believing it wou
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from itertools import islice
 
 from lmmsteer import fingerprint, parts, seal
@@ -52,11 +52,20 @@ def open_cell(data: bytes) -> CellRecord:
         raise _damaged(error) from error
 
 
-def check_cell(store: Store, folder: str, record: CellRecord, beside: Iterable[str]) -> None:
-    """The record is that of this folder and of the parts in it."""
+def check_cell(
+    store: Store,
+    folder: str,
+    record: CellRecord,
+    beside: Iterable[str],
+    elsewhere: Set[str] = frozenset(),
+) -> None:
+    """The record is that of this folder and of the parts in it.
+
+    elsewhere: digests of other cells' records; their parts have strayed in here, and do not count.
+    """
     if record.cell.folder != folder:
         raise Wrong("misplaced", f"is the record of another cell ({record.cell})")
-    if not _witnessed(store, record.digest, beside):
+    if not _witnessed(store, record.digest, beside, elsewhere):
         raise Wrong("misplaced", "is the record of another config than the parts beside it")
 
 
@@ -75,9 +84,12 @@ def foreign(store: Store, paths: Iterable[str]) -> bool:
     return bool(found) and not any(found)
 
 
-def _witnessed(store: Store, digest: str, paths: Iterable[str]) -> bool:
+def _witnessed(
+    store: Store, digest: str, paths: Iterable[str], elsewhere: Set[str] = frozenset()
+) -> bool:
     """Whether a part agrees; a single part, or none, has no say against a record."""
-    found = [mark for mark in _fingerprints(store, paths) if mark is not None]
+    marks = _fingerprints(store, paths)
+    found = [mark for mark in marks if mark is not None and mark not in elsewhere]
     return len(found) < 2 or digest in found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import TypeVar
 
 from lmmsteer import fingerprint, manifest
@@ -37,8 +38,9 @@ class Survey:
         self.records: dict[str, CellRecord] = {}
         self.manifests: dict[str, Manifest] = {}
         ours = {f: n for f, n in listing.cells.items() if not self._foreign(f, n)}
+        marks = self._marks(ours)
         for folder, names in ours.items():
-            self._read_cell(folder, names)
+            self._read_cell(folder, names, {m for f, m in marks.items() if f != folder})
         for dataset in sorted({*listing.manifests, *(n.dataset for n in ours.values())}):
             self._read_manifest(dataset, listing.manifests.get(dataset, Names(dataset)))
         self._folders = {
@@ -51,11 +53,21 @@ class Survey:
         paths = (f"{folder}/{part}" for part in sorted(names.parts))
         return not names.record and records.foreign(self.store, paths)
 
-    def _read_cell(self, folder: str, names: Names) -> None:
+    def _marks(self, folders: Mapping[str, Names]) -> dict[str, str]:
+        """The digest of each cell whose record is whole and says that it is this cell's."""
+        found: dict[str, str] = {}
+        for folder, names in folders.items():
+            with suppress(Wrong):  # What is wrong with it is said where its cell is read.
+                record = records.open_cell(read(self.store, cells.path_of(folder)))
+                if names.record and record.cell.folder == folder:
+                    found[folder] = record.digest
+        return found
+
+    def _read_cell(self, folder: str, names: Names, elsewhere: Set[str]) -> None:
         def opened(data: bytes) -> CellRecord:
             record = records.open_cell(data)
             beside = (f"{folder}/{part}" for part in sorted(names.parts))
-            records.check_cell(self.store, folder, record, beside)
+            records.check_cell(self.store, folder, record, beside, elsewhere)
             return record
 
         record = self._read_record(cells.path_of(folder), names.record, opened)
