@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jobs import explain
 from lmmsteer import manifest
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.fleet import cluster as clusters
 from lmmsteer.fleet import run as fleet
 from lmmsteer.fleet.fits import Fit, resolve_fit
 from lmmsteer.fleet.journal import Journal
@@ -20,6 +22,8 @@ from lmmsteer.fleet.telling import Listener, log_name
 from lmmsteer.fleet.work import Failure, Item, lots
 from lmmsteer.store import Store
 
+MOST = 64  # Hands at the fits of a command: more would find nothing to do.
+
 
 def run(members: list[Member]) -> int:
     """Fit what is not fitted yet; a member that cannot be is named, and the others run."""
@@ -27,30 +31,52 @@ def run(members: list[Member]) -> int:
     fits, refused = _resolve(members, store)
     for fit in fits.values():
         manifest.build(store, fit.task.dataset, fit.dataset, fit.identity)
-    items = [
-        Item(fit.with_parts(manifest.load(store, fit.task.dataset)), "", 1, fit.label)
-        for fit in fits.values()
-        if not fit.done
-    ]
+    items = _items(store, [fit for fit in fits.values() if not fit.done])
     failures: list[Failure] = []
     if items:
         first = next(iter(fits.values())).config
+        mine = {fit.label for fit in fits.values()}
         labels = {log_name(fit.task): fit.label for fit in fits.values()}
         heard = Listener(store, labels, lambda line: print(line, file=sys.stderr, flush=True))
-        with Display(len(items), "fit", unit="fits") as display, heard:
+        count = sum(item.label in mine for item in items)
+        with Display(count, "fit", unit="fits") as display, heard:
 
             def on_report(item: Item, report: Report) -> None:
-                display.add(1, report.failure is not None)
-                heard.take(item.label, report.said)
+                if item.label in mine:
+                    display.add(1, report.failure is not None)
+                    heard.take(item.label, report.said)
 
             journal = Journal(store, "fit")
-            failures = fleet.carry_out(lots(items), first.cluster, first.device, journal, on_report)
+            found = fleet.carry_out(lots(items), first.cluster, first.device, journal, on_report)
+            # A hand that could not help is in the log; whether the fit is there is what counts.
+            failures = [failure for failure in found if failure.label in mine]
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     missing = sum(not _show(store, fit) for fit in fits.values())
     if not fits:
         return 2
     return 1 if failures or missing or refused else 0
+
+
+def _items(store: Store, fits: Sequence[Fit]) -> list[Item]:
+    """The fits, and behind them helping hands for the workers that would have none."""
+    if not fits:
+        return []
+    tasks = [(fit, fit.with_parts(manifest.load(store, fit.task.dataset))) for fit in fits]
+    config = fits[0].config
+    known = config.cluster.workers is not None or clusters.address_of(config.cluster) is None
+    workers = clusters.workers_wanted(config.cluster, config.device, MOST) if known else 1
+    hands = max(1, workers // len(fits))
+    return [
+        Item(
+            replace(task, hand=hand, hands=hands),
+            "",
+            1,
+            f"{fit.label} (hand {hand + 1} of {hands})" if hand else fit.label,
+        )
+        for hand in range(hands)
+        for fit, task in tasks
+    ]
 
 
 def _resolve(members: list[Member], store: Store) -> tuple[dict[str, Fit], int]:

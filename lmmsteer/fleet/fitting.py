@@ -21,7 +21,7 @@ from lmmsteer.fleet.task import FitTask, Report
 from lmmsteer.fleet.telling import Teller
 from lmmsteer.methods import METHODS
 from lmmsteer.methods.base import Learning
-from lmmsteer.methods.passes import Passes
+from lmmsteer.methods.passes import Helped, Passes
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import LABELS, Picture, Request, Response
 from lmmsteer.store import Store
@@ -31,9 +31,12 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
     """Fit a method on the pictures of the named parts; broken ones are left out.
 
     What defines the fit goes into the artifact's metadata as `fit`, so that another is told apart.
-    One that was killed goes on where it was.
+    One that was killed goes on where it was. A helping hand (`task.hand` above 0) computes passes
+    for the first one and makes no artifact.
     """
     start = time.monotonic()
+    if task.hand and store.exists(task.path):
+        return Report(created=False)
     method = METHODS[task.method.method](**task.method.parameters)
     pictures: dict[str, Picture] = {}
     for part in task.parts:
@@ -44,7 +47,8 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
         raise LmmsteerError(f"No picture of {task.dataset} can be read.", "Check dataset.path.")
     engine = open_engine(task.engine)
     labels, groups = _labels(store, task)
-    say = Teller(store, task)
+    teller = Teller(store, task)
+    say = _nothing if task.hand else teller
     digests = {image_id: pictures[image_id].sha256 for image_id in usable}
     seen = {"pictures": digests, "labels": labels, "groups": groups}
     halfway = Halfway(store, task, seen, lmm.device.name(), say)
@@ -57,13 +61,24 @@ def fit(store: Store, lmm: Lmm, task: FitTask) -> Report:
             labels=labels,
             groups=groups,
             say=say,
-            passes=Passes(halfway),
+            passes=Passes(halfway, task.hand, task.hands),
         )
-        artifact = method.fit(lmm, learning)
+        try:
+            artifact = method.fit(lmm, learning)
+        except Helped:
+            artifact = None
+    if task.hand or artifact is None:
+        if halfway.over():  # What was put there after the first hand had cleared it.
+            halfway.clear()
+        return Report(seconds=time.monotonic() - start, created=False)
     artifact = replace(artifact, metadata={**artifact.metadata, "fit": dict(task.fingerprint)})
     created = store.create(task.path, artifact.to_bytes())
     halfway.clear()
-    return Report(seconds=time.monotonic() - start, created=created, said=tuple(say.said))
+    return Report(seconds=time.monotonic() - start, created=created, said=tuple(teller.said))
+
+
+def _nothing(line: str) -> None:
+    """What a helping hand says: the first one says the same."""
 
 
 def _labels(store: Store, task: FitTask) -> tuple[dict[str, str], dict[str, str]]:

@@ -42,7 +42,7 @@ class Halfway:
         }
         key = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
         self.store, self.say = store, say
-        self.folder = task.path.rpartition("/")[0]
+        self.path, self.folder = task.path, task.path.rpartition("/")[0]
         self.start = f"{self.folder}/.pass-{key[:16]}-"
         self.names: set[str] = set()
 
@@ -58,13 +58,16 @@ class Halfway:
             self.say(f"{self.store.root}/{self.start}{name} is damaged, and computed again")
             return None
         if not self.names:
-            self.say("going on where an earlier run of this fit stopped")
+            self.say("some of its passes are there already, and are not computed again")
         self.names.add(name)
         return data[DIGEST:]
 
     def write(self, name: str, data: bytes) -> None:
         self.store.write_bytes(self.start + name, hashlib.sha256(data).digest() + data)
         self.names.add(name)
+
+    def over(self) -> bool:
+        return self.store.exists(self.path)
 
     def clear(self) -> None:
         """Nothing of this is left, nor of other fits that were to be written to the same place."""

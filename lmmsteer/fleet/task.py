@@ -50,7 +50,10 @@ class Task:
 
 @dataclass(frozen=True)
 class FitTask:
-    """What to learn, from which manifest's pictures, and where the artifact goes."""
+    """What to learn, from which manifest's pictures, and where the artifact goes.
+
+    hand: which of `hands` workers at this fit it is for; the first makes the artifact.
+    """
 
     out: str
     path: str
@@ -60,6 +63,8 @@ class FitTask:
     method: MethodSpec
     engine: EngineConfig
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    hand: int = 0
+    hands: int = 1
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,17 @@ def token_ids(
     name: of its passes.
     """
 
-    def answered(some: Sequence[Request]) -> dict[str, Tensor]:
+    starts = range(0, len(requests), TOGETHER)
+
+    def answered(at: int) -> dict[str, Tensor]:
+        some = requests[starts[at] : starts[at] + TOGETHER]
         found = learning.answer(lmm, some, pictures, Edit(), max_new_tokens, temperature)
         said = [list(response.token_ids or ()) for response in found]
+        learning.say(f"answers: {starts[at] + len(some)} of {len(requests)}")
         return {
             "ids": torch.tensor([token for ids in said for token in ids], dtype=torch.int64),
             "lengths": torch.tensor([len(ids) for ids in said]),
         }
 
-    said: list[list[int]] = []
-    for start in range(0, len(requests), TOGETHER):
-        some = requests[start : start + TOGETHER]
-        found = learning.passes.once(f"{name}-{start}", lambda some=some: answered(some))
-        said += [ids.tolist() for ids in found["ids"].split(found["lengths"].tolist())]
-        learning.say(f"answers: {len(said)} of {len(requests)}")
-    return said
+    found = learning.passes.each([f"{name}-{start}" for start in starts], answered)
+    return [ids.tolist() for one in found for ids in one["ids"].split(one["lengths"].tolist())]

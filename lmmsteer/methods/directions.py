@@ -119,17 +119,31 @@ class Judge:
     ) -> list[Candidate]:
         """Every layer's candidate at every strength. differences, mean: [n_layers, d_model]."""
         base = last_logits(self.lmm, self.neutral)
+        problems = [self._unfit(layer, one) for layer, one in enumerate(differences)]
+        tried = [
+            (layer, at)
+            for layer, problem in enumerate(problems)
+            for at in range(len(alphas))
+            if problem is None
+        ]
+
+        def measured(number: int) -> dict[str, Tensor]:
+            layer, at = tried[number]
+            trial = Artifact(direction_of(differences, mean, layer), {"layer": layer})
+            found = self._measured(trial, alphas[at], base)
+            self.say(f"layer {layer + 1} of {len(differences)}")
+            return {"found": torch.tensor(found, dtype=torch.float64)}
+
+        names = [f"layer-{layer}-strength-{at}" for layer, at in tried]
+        figures = dict(zip(tried, self.passes.each(names, measured), strict=True))
         found = []
-        for layer, difference in enumerate(differences):
-            if (problem := self._unfit(layer, difference)) is not None:
+        for layer, problem in enumerate(problems):
+            if problem is not None:
                 found.append(Candidate(layer, refused=problem))
                 continue
-            trial = Artifact(direction_of(differences, mean, layer), {"layer": layer})
-            found += [
-                self._tried(trial, layer, alpha, base, f"layer-{layer}-strength-{at}")
-                for at, alpha in enumerate(alphas)
-            ]
-            self.say(f"layer {layer + 1} of {len(differences)}")
+            for at, alpha in enumerate(alphas):
+                score, kl = figures[layer, at]["found"].tolist()
+                found.append(Candidate(layer, score, kl, self._refusal(layer, kl), alpha))
         return found
 
     def _unfit(self, layer: int, difference: Tensor) -> str | None:
@@ -141,25 +155,18 @@ class Judge:
             return "no block reads it"
         return None
 
-    def _tried(
-        self, trial: Artifact, layer: int, alpha: float, base: Tensor, name: str
-    ) -> Candidate:
+    def _measured(self, trial: Artifact, alpha: float, base: Tensor) -> tuple[float, float]:
+        """The score under a candidate, and the KL divergence of the neutral answers from `base`."""
         applying = Applying(alpha=alpha, mode=self.mode)
         residual = applying.everywhere(trial, self.lmm.n_layers)
+        with self.edited(self.lmm, Edit(residual=residual)):
+            score = self.score_of()
+            return score, kl_divergence(base, last_logits(self.lmm, self.neutral))
 
-        def measured() -> dict[str, Tensor]:
-            with self.edited(self.lmm, Edit(residual=residual)):
-                score = self.score_of()
-                kl = kl_divergence(base, last_logits(self.lmm, self.neutral))
-            return {"found": torch.tensor([score, kl], dtype=torch.float64)}
-
-        score, kl = self.passes.once(name, measured)["found"].tolist()
-        refused = None
+    def _refusal(self, layer: int, kl: float) -> str | None:
         if layer >= self.first_refused_layer:
-            refused = "among the last layers"
-        elif not kl <= self.kl_max:
-            refused = "KL on neutral pairs"
-        return Candidate(layer, score, kl, refused, alpha)
+            return "among the last layers"
+        return None if kl <= self.kl_max else "KL on neutral pairs"
 
 
 def select(candidates: Sequence[Candidate], kl_max: float) -> Candidate:

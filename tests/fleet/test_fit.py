@@ -9,6 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lmmsteer.fleet.task import FitTask
+from lmmsteer.fleet.work import Failure, Lot
+from lmmsteer.store import LocalStore
 from tests.conftest import Command
 from tests.fleet.runs import line, parts, photos, run
 from tests.tiny import save_tiny_llava
@@ -118,6 +121,40 @@ def test_a_fit_says_its_lines_once_and_keeps_none_of_its_passes(ran: tuple[Path,
     said = [json.loads(text)["line"] for text in log.read_text().splitlines()]
     assert [f"tiny steered_dataset gender: {text}" for text in said] == lines
     assert not list(out.rglob(".pass-*"))
+
+
+def test_one_worker_fits_the_artifact_that_several_have_fitted(
+    data: Path, tmp_path: Path, fitted: Path
+) -> None:
+    out = tmp_path / "out"
+    run(line("fit", data, out, *WORDS, *SMALL, "cluster.workers=1"))
+    assert (out / ARTIFACT).read_bytes() == (fitted / ARTIFACT).read_bytes()
+    assert not list(out.rglob(".pass-*"))
+
+
+def test_a_helping_hand_that_is_lost_fails_nothing(
+    data: Path, tmp_path: Path, fitted: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    lost: list[str] = []
+
+    def carry_out(lots: list[Lot], *others: object) -> list[Failure]:
+        (lot,) = lots
+        while (item := lot.take({}, pytest.fail)) is not None:
+            assert isinstance(item.task, FitTask)
+            if item.task.hand:
+                lost.append(item.label)
+            else:
+                LocalStore(out).create(ARTIFACT, (fitted / ARTIFACT).read_bytes())
+        return [Failure(label, "", "OutOfMemory: killed by the system") for label in lost]
+
+    monkeypatch.setattr("lmmsteer.fleet.run.carry_out", carry_out)
+    words = line("fit", data, out, *WORDS, *SMALL, "cluster.workers=3")[3:]
+    code, shown, err = command(*words)
+    assert lost == [f"tiny steered_dataset gender (hand {hand} of 3)" for hand in (2, 3)]
+    assert code == 0
+    assert str(out / ARTIFACT) in shown
+    assert "OutOfMemory" not in err
 
 
 def test_a_method_that_learns_nothing_and_an_attribute_that_is_missing_are_refused(

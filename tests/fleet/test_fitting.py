@@ -110,10 +110,61 @@ def test_a_fit_that_was_killed_goes_on_and_its_artifact_is_that_of_an_undisturbe
         mend()
         assert len(written) == 5 - passes
         assert not set(written) & set(names)
-        assert "going on where an earlier run of this fit stopped" in again.said
+        assert "some of its passes are there already, and are not computed again" in again.said
         assert store.read_bytes(PATH) == whole
         assert not hidden(store)
         (store.folder / PATH).unlink()
+
+
+def test_a_helping_hand_leaves_passes_that_the_first_hand_takes(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = fitting.fit(store, lmm(), task(store.root))
+    whole = store.read_bytes(PATH)
+    (store.folder / PATH).unlink()
+    logs = store.list("logs")
+    report = fitting.fit(store, lmm(), task(store.root, hand=1, hands=2))
+    assert (report.created, report.said) == (False, ())
+    assert not store.exists(PATH)
+    assert store.list("logs") == logs
+    kept = {name.split("-", 2)[2] for name in hidden(store)}
+    assert kept == {"features-0", "features-8", "features-16"}  # A training can only be waited for.
+    written, inner = [], Halfway.write
+
+    def write(self: Halfway, name: str, data: bytes) -> None:
+        written.append(name)
+        inner(self, name, data)
+
+    monkeypatch.setattr(Halfway, "write", write)
+    report = fitting.fit(store, lmm(), task(store.root, hands=2))
+    assert report.created
+    assert written == ["classifier", "residual"]
+    assert set(report.said) - set(alone.said) == {
+        "some of its passes are there already, and are not computed again"
+    }
+    assert store.read_bytes(PATH) == whole
+    assert not hidden(store)
+
+
+def test_a_helping_hand_that_comes_late_does_nothing_and_one_that_is_late_cleans_up(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = Halfway.write
+
+    def write(self: Halfway, name: str, data: bytes) -> None:
+        inner(self, name, data)
+        monkeypatch.setattr(Halfway, "write", inner)
+        fitting.fit(store, lmm(), task(store.root, hands=2))  # The first hand is done meanwhile.
+        assert not hidden(store)
+        inner(self, name, data)
+
+    monkeypatch.setattr(Halfway, "write", write)
+    report = fitting.fit(store, lmm(), task(store.root, hand=1, hands=2))
+    assert store.exists(PATH)
+    assert not report.created
+    assert not hidden(store)
+    monkeypatch.setattr(manifest, "read_pictures", pytest.fail)
+    assert not fitting.fit(store, lmm(), task(store.root, hand=1, hands=2)).created
 
 
 def test_what_another_fit_has_kept_is_not_taken_and_goes_with_the_artifact(
@@ -125,7 +176,7 @@ def test_what_another_fit_has_kept_is_not_taken_and_goes_with_the_artifact(
     mend()
     other = task(store.root, fingerprint={"model": "d" * 64, "method": {"steps": 21}})
     report = fitting.fit(store, lmm(), other)
-    assert not any("going on" in line for line in report.said)
+    assert not any("there already" in line for line in report.said)
     assert not hidden(store)
     assert Artifact.from_bytes(store.read_bytes(PATH)).metadata["fit"]["method"] == {"steps": 21}
 
@@ -182,7 +233,7 @@ def test_in_a_bucket_passes_are_kept_and_then_emptied(tmp_path: Path) -> None:
     shelf.clear()
     assert [path.stat().st_size for path in tmp_path.rglob(".pass-*-x")] == [0]
     assert Halfway(bucket, task("s3://b"), {}, "cpu", said.append).read("x") is None
-    assert said == ["going on where an earlier run of this fit stopped"]
+    assert said == ["some of its passes are there already, and are not computed again"]
 
 
 def test_what_a_fit_says_stands_in_a_log_of_its_own_and_is_heard_while_it_runs(

@@ -1,5 +1,6 @@
 """Every method on every family: it answers, or it is refused before anything is loaded."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from lmmsteer.methods.base import Attribute, Context, Learning
 from lmmsteer.methods.random_direction import random_directions
 from lmmsteer.models.families import FAMILIES
 from lmmsteer.schema import Request, row_id
+from tests.engine.bits import bits_of
 from tests.tiny_families import tiny_family_lmm
 
 GENDER = Attribute("gender", "What is the gender of the person?", ("woman", "man", "she", "he"))
@@ -118,3 +120,27 @@ def test_a_method_answers_or_is_refused_before_anything_is_loaded(family, name):
         lmm, few, pictures(), method.edit(lmm, few, context), Sampling(max_new_tokens=6)
     )
     assert [r.token_ids for r in alone] == [r.token_ids for r in found[:4]]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("family", ["llava", "mllama"])
+def test_in_strict_mode_no_bit_hangs_on_the_pictures_of_the_shard(family, name, monkeypatch):
+    if REFUSED.get(family, {}).get(name):
+        return
+    method, lmm, engine = method_of(name), tiny_family_lmm(family), Shared(16, strict=True)
+
+    def strictly(method, parts=()):
+        return replace(context_of(method, lmm), parts=parts, features=engine.features, alone=True)
+
+    parts = tuple((part, strictly(part)) for part in map(part_of, method.members or ()))
+    context = strictly(method, parts)
+
+    def heard(requests):
+        edit = method.edit(lmm, requests, context)
+        how = Sampling(max_new_tokens=6)
+        return bits_of(monkeypatch, engine, requests, pictures(), lmm, edit, how)
+
+    whole = heard(REQUESTS)
+    for part in (REQUESTS[:4], REQUESTS[4:], REQUESTS[:1], REQUESTS[::-1]):
+        for row, found in heard(part).items():
+            assert found == whole[row]

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.methods import METHODS, answers, attributions, feature_fit
 from lmmsteer.methods.ala import Ala
 from lmmsteer.methods.base import Attribute, Learning
-from lmmsteer.methods.passes import Passes
+from lmmsteer.methods.passes import Helped, Passes
 from tests.methods import ala_world, planted
 from tests.tiny import photographs, save_tiny_llava, tiny_lmm
 
@@ -33,6 +34,9 @@ class Memory:
         self.written += 1
         if self.written == self.killed_after:
             raise Killed
+
+    def over(self):
+        return False
 
 
 class Counted:
@@ -69,7 +73,26 @@ def check(fit, learning, counted):
         assert fit(replace(learning, passes=Passes(shelf))).to_bytes() == plain
         assert shelf.written == whole.written
         assert counted.calls - before == calls
+    helped(fit, learning, counted, plain)
     return whole
+
+
+def helped(fit, learning, counted, plain):
+    """A hand that came first leaves the first hand only what it could not do."""
+    shelf, before = Memory(), counted.calls
+    calls = []
+    for hand in (2, 1, 0):
+        passes = Passes(shelf, hand, hands=3)
+        try:
+            assert fit(replace(learning, passes=passes)).to_bytes() == plain
+        except Helped:
+            assert hand
+        calls.append(counted.calls - before)
+        before = counted.calls
+    fit(replace(learning, passes=Passes()))
+    assert calls[0] > 0
+    assert calls[1] == 0  # It has found all done that the one before it could do.
+    assert sum(calls) == counted.calls - before
 
 
 @pytest.mark.parametrize("method_class", planted.METHODS)
@@ -98,7 +121,7 @@ def test_ala_asks_no_question_trains_no_epoch_and_attributes_no_text_twice(monke
     assert whole.written == 3 + 3 + 2 + 3
     assert len(whole.kept) == 3 + 3 + 1 + 1
     for counted, once in ((trained, 2 * 3), (attributed, 3)):  # 39 texts by 16; 3 batches.
-        assert counted.calls == once * (2 + whole.written)
+        assert counted.calls == once * (2 + whole.written + 2)  # Alone, killed, helped, alone.
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +189,41 @@ def test_steps_go_on_from_the_last_state_that_was_kept():
     assert run()["x"] == 701234
     assert done == [0, 1, 2, 3, 4]
     assert list(shelf.kept) == ["digits"]
+
+
+def test_hands_begin_apart_and_meet_where_the_others_have_been():
+    shelf, names = Memory(), [f"n-{at}" for at in range(6)]
+    done = {hand: [] for hand in range(3)}
+
+    def hand(which):
+        def compute(at):
+            done[which].append(at)
+            return {"x": torch.tensor(at)}
+
+        found = Passes(shelf, which, 3).each(names, compute)
+        assert [int(one["x"]) for one in found] == list(range(6))
+
+    shelf.kept.update(
+        {f"n-{at}": save({"x": torch.tensor(at)}) for at in (3, 5)}  # By others, meanwhile.
+    )
+    hand(1)
+    hand(0)
+    hand(2)
+    assert done == {1: [2, 4, 0, 1], 0: [], 2: []}
+
+
+def test_a_helping_hand_stops_where_it_could_only_wait_and_when_the_fit_is_over():
+    shelf = Memory()
+    with pytest.raises(Helped):
+        Passes(shelf, 1, 2).once("x", pytest.fail)
+    with pytest.raises(Helped):
+        Passes(shelf, 1, 2).steps("y", pytest.fail, pytest.fail, 2)
+    Passes(shelf).once("x", lambda: {"x": torch.ones(1)})
+    assert Passes(shelf, 1, 2).once("x", pytest.fail)["x"] == 1
+    shelf.over = lambda: True
+    with pytest.raises(Helped):
+        Passes(shelf, 1, 2).each(["a", "b"], pytest.fail)
+    assert list(shelf.kept) == ["x"]
 
 
 def test_no_steps_are_no_pass():
