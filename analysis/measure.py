@@ -24,7 +24,9 @@ class Measure(Protocol):
 
     name: str
 
-    def add(self, answers: Answers) -> None: ...
+    def add(self, answers: Answers) -> None:
+        """See rows of a cell. Called several times for one cell, with other rows each time."""
+        ...
 
     def scores(self) -> list[Score]: ...
 

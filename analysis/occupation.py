@@ -8,11 +8,12 @@ Source: Ratzlaff et al. 2024 (arXiv 2411.12590), section 4.4 and Table 3.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
 
-from analysis.frame import Answers
+from analysis.frame import Answers, CellFiles
 from analysis.measure import Counted, Rates, by_cluster
 from analysis.scores import Score
 from analysis.settings import Analysis
@@ -24,7 +25,9 @@ class Occupation:
 
     name = "occupation"
 
-    def __init__(self, settings: Analysis, bootstrap: Bootstrap) -> None:
+    def __init__(
+        self, cells: Iterable[CellFiles], settings: Analysis, bootstrap: Bootstrap
+    ) -> None:
         self.settings = settings
         self.rates = Rates("mentions", bootstrap)
 

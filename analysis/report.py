@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from analysis import gallery, plot, render, scores, tables, thumbnail
 from analysis.frame import Output
-from analysis.runner import NAMES
+from analysis.measures import MEASURES
 from analysis.settings import Report
 from analysis.tables import Table
 from analysis.words import Targets
@@ -106,7 +106,7 @@ def headline(store: Store) -> str:
 
 def read_scores(store: Store) -> Scores:
     """The scores of every analysis that was run."""
-    there = {name: found for name in NAMES if (found := scores.read(store, name))}
+    there = {name: found for name in MEASURES if (found := scores.read(store, name))}
     if "mentions" not in there:
         raise LmmsteerError(
             f"{store.root} has no scores of mentions.",

@@ -11,16 +11,12 @@ import polars as pl
 from analysis import scores
 from analysis.frame import CellFiles, Output
 from analysis.measure import Measure
-from analysis.mentions import Mentions
-from analysis.occupation import Occupation
-from analysis.sentiment import Sentiment
+from analysis.measures import MEASURES
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap
-from analysis.vqa import Vqa
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
 
-NAMES = ("mentions", "sentiment", "occupation", "vqa")
 CLUSTERS = ("image_id", "group_id")
 
 
@@ -48,7 +44,7 @@ def run(
         output.refuse_partial()
     cells = [files for files in output.cells if files.parts]
     bootstrap = Bootstrap(settings.bootstrap, settings.seed)
-    measures = [_measure(name, cells, settings, bootstrap) for name in asked]
+    measures = [MEASURES[name](cells, settings, bootstrap) for name in asked]
     about = _look(output, cells, measures, settings)
     for note in about["notes"]:
         say(note)
@@ -60,24 +56,12 @@ def run(
 
 
 def _names(names: Sequence[str]) -> list[str]:
-    unknown = [name for name in names if name not in (*NAMES, "all")]
+    unknown = [name for name in names if name not in (*MEASURES, "all")]
     if unknown:
         raise LmmsteerError(
-            f"There is no analysis {unknown[0]}.", f"Choose from: all, {', '.join(NAMES)}"
+            f"There is no analysis {unknown[0]}.", f"Choose from: all, {', '.join(MEASURES)}"
         )
-    return [name for name in NAMES if name in names or "all" in names]
-
-
-def _measure(
-    name: str, cells: list[CellFiles], settings: Analysis, bootstrap: Bootstrap
-) -> Measure:
-    if name == "mentions":
-        return Mentions(cells, settings, bootstrap)
-    if name == "sentiment":
-        return Sentiment(settings, bootstrap)
-    if name == "vqa":
-        return Vqa(settings, bootstrap)
-    return Occupation(settings, bootstrap)
+    return [name for name in MEASURES if name in names or "all" in names]
 
 
 def _look(

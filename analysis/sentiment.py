@@ -8,7 +8,7 @@ Source: Ratzlaff et al. 2024 (arXiv 2411.12590), Table 2; thresholds of vaderSen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from analysis.frame import KEYS, Answers
+from analysis.frame import KEYS, Answers, CellFiles
 from analysis.measure import PER
 from analysis.scores import Score
 from analysis.settings import Analysis
@@ -60,7 +60,9 @@ class Sentiment:
 
     name = "sentiment"
 
-    def __init__(self, settings: Analysis, bootstrap: Bootstrap) -> None:
+    def __init__(
+        self, cells: Iterable[CellFiles], settings: Analysis, bootstrap: Bootstrap
+    ) -> None:
         self.settings = settings
         self.bootstrap = bootstrap
         self.scored: list[Scored] = []

@@ -8,14 +8,14 @@ Source: Jung, Chai and Wang, ICLR 2026 (ALA), after Hendricks et al. 2018; the w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from analysis.frame import Answers
+from analysis.frame import Answers, CellFiles
 from analysis.scores import Score
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap, Floats
@@ -55,7 +55,9 @@ class Vqa:
 
     name = "vqa"
 
-    def __init__(self, settings: Analysis, bootstrap: Bootstrap) -> None:
+    def __init__(
+        self, cells: Iterable[CellFiles], settings: Analysis, bootstrap: Bootstrap
+    ) -> None:
         self.settings, self.bootstrap = settings, bootstrap
         self.counted: list[Counted] = []
 

@@ -1,0 +1,24 @@
+"""Every measure by the name that `analysis=` takes, in the order in which `all` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from analysis.frame import CellFiles
+from analysis.measure import Measure
+from analysis.mentions import Mentions
+from analysis.occupation import Occupation
+from analysis.sentiment import Sentiment
+from analysis.settings import Analysis
+from analysis.stats import Bootstrap
+from analysis.vqa import Vqa
+
+Made: TypeAlias = Callable[[list[CellFiles], Analysis, Bootstrap], Measure]
+
+MEASURES: dict[str, Made] = {
+    "mentions": Mentions,
+    "sentiment": Sentiment,
+    "occupation": Occupation,
+    "vqa": Vqa,
+}
