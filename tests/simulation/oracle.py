@@ -130,7 +130,8 @@ def honest(world: World, command: Command) -> None:
         asked = int(match[2]) == count or "lmmsteer: " in said  # A refused cell is not counted.
         if int(match[1]) > done or not asked:
             raise Violation(f"P20 {match[0]}, and {done} of {count} rows are there")
-        reasons = (" rows missing", "failed: ", "max_failed_share", "Interrupted", "cannot be")
+        reasons = ("lmmsteer: ", " rows missing", "failed: ", "max_failed_share", "Interrupted")
+        reasons = (*reasons, "cannot be")
         if command.code != 0 and not any(reason in said for reason in reasons):
             raise Violation(f"P20 exit code {command.code} without a reason: {said}")
     elif command.code == 0:
@@ -178,7 +179,8 @@ def settled(world: World, early: bool) -> bool:
         return False
     if any(there(world, s.path) is None for s in planned(world) if not _excused(world, s)):
         return False
-    return after[-1].code == (0 if _flawless(world) else 1)
+    counted = SUMMARY.search(" ".join(after[-1].said)) is not None
+    return counted and after[-1].code == (0 if _flawless(world) else 1)
 
 
 def _named(world: World, after: list[Command]) -> None:

@@ -82,6 +82,7 @@ def _stand_ins() -> list[tuple[Any, str, Any]]:
         (journal, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex=_hex()))),
         (scheduler, "BREAKER_ROWS", scheduler.BREAKER_ROWS),
         (driver, "START_SECONDS", 12.0),
+        (driver, "LONGEST_BREAK", 3.0),
     ]
 
 

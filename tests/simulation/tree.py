@@ -92,9 +92,16 @@ class Tree:
         }
 
     def durable(self, path: str) -> bool:
-        """Whether a file would be found again, whole, after a loss of power."""
+        """Whether a file would be found again, whole, after a loss of power.
+
+        Or the one that was there before it under the same name, where it holds the same bytes.
+        """
         node = self.find(path)
         if not isinstance(node, File) or not node.durable:
+            return False
+        path, _, name = path.rpartition("/")
+        kept = self.folders[path].kept.get(name)
+        if not isinstance(kept, File) or kept.kept != node.data:
             return False
         while path:
             above, _, name = path.rpartition("/")

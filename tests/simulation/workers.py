@@ -117,12 +117,13 @@ class SimWorker(Process):
         self.fleet.begun += self.calling is not None and self.calling.kind == "shard"
         for number, _ in enumerate(requests):
             fault = self.world.befalls("row")
-            wrong = fault.do if fault is not None else self.world.poison(requests, number, shown)
-            if wrong:
+            befell = [(fault.do, fault.much)] if fault is not None else []
+            poison = self.world.poison(requests, number, shown)
+            for wrong, much in [*befell, *([(poison, 60.0)] if poison else [])]:
                 self.sleep(ROW * (number + 1) * self.slow)
                 self.world.say(self, f"row {number}: {wrong}")
                 self.engine.stats.frozen = int(self.world.now)  # Until a row is answered again.
-                self._suffer(wrong, fault.much if fault is not None else 60.0)
+                self._suffer(wrong, much)
         self.sleep(ROW * len(requests) * self.slow)
         self.engine.stats.frozen = int(self.world.now)
 

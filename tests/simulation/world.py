@@ -380,6 +380,8 @@ class World:
         for below in self.chance.sample(parts, min(len(parts), self.chance.choice((1, 1, 2)))):
             data = files[below].data
             kind = self.chance.choice(("flip", "cut", "delete", "empty", "swap"))
+            if kind == "swap" and f"{below.rpartition('/')[0]}/_cell.json" not in files:
+                kind = "empty"  # Without its record nobody could tell whose a whole part is.
             if kind == "flip":
                 at = self.chance.randrange(len(data))
                 data = (
@@ -423,7 +425,9 @@ class World:
         return not self.healed and any(k in ("kills", "hangs", "picture") for k in kinds)
 
     def excuses_manifest(self, path: str) -> bool:
-        return False
+        """It was deleted, and no command has begun since."""
+        gone = oracle.there(self, path) is None
+        return gone and self.watch.vanished_at >= max(c.began for c in self.history)
 
     def collect(self) -> None:
         """What the next run does first, some hours later."""
