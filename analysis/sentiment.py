@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from analysis.frame import KEYS, Answers, CellFiles
 from analysis.measure import PER
 from analysis.scores import Score
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap, Floats, Interval, group_rates, ratio, spread, variance
+from analysis.vader_pool import Pool
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
 
@@ -56,7 +56,7 @@ class Scored:
 
 
 class Sentiment:
-    """VADER over all cells. Equal texts are scored once."""
+    """VADER over all cells. Equal texts of a cell are scored once, many on several cores."""
 
     name = "sentiment"
 
@@ -67,13 +67,14 @@ class Sentiment:
         self.bootstrap = bootstrap
         self.scored: list[Scored] = []
         self.row_frames: list[pl.DataFrame] = []
+        self.pool = Pool(settings.cores)
 
     def add(self, answers: Answers) -> None:
         by = group_column(answers, self.settings.by)
         frame = answers.frame.with_columns(
             cluster=answers.clusters(self.settings.cluster),
             group=pl.col(by) if by else pl.lit(None, pl.String),
-            compound=compounds(answers.frame["text"]),
+            compound=self.pool.compounds(answers.frame["text"]),
         )
         cell = {key: pl.lit(getattr(answers.cell, key)) for key in KEYS}
         self.row_frames.append(frame.select(**cell, **{c: pl.col(c) for c in ROW_COLUMNS}))
@@ -152,13 +153,3 @@ def group_column(answers: Answers, asked: str | None) -> str | None:
         )
     there = [column for column in PREFERRED if column in frame.columns]
     return next((column for column in there if frame[column].is_not_null().any()), None)
-
-
-def compounds(texts: pl.Series) -> pl.Series:
-    """VADER's compound score of each text, in [-1, 1]."""
-    unique = texts.unique()
-    analyzer = SentimentIntensityAnalyzer()
-    scores = [analyzer.polarity_scores(text)["compound"] for text in unique]
-    lookup = pl.DataFrame({"text": unique, "compound": pl.Series(scores, dtype=pl.Float64)})
-    joined = texts.to_frame("text").join(lookup, on="text", how="left", maintain_order="left")
-    return joined["compound"]

@@ -18,6 +18,7 @@ class Analysis:
     empty list takes the words of conf/attribute.
     bootstrap, seed: resamples of the 95% intervals and their seed. cluster: what is resampled,
     image_id or group_id (counterfactual sets).
+    cores: processes that score sentiment; null is one for each core that this process may use.
     """
 
     name: str = "all"
@@ -28,6 +29,7 @@ class Analysis:
     bootstrap: int = 1000
     seed: int = 0
     cluster: str = "image_id"
+    cores: int | None = None
     allow_partial: bool = False
 
 
