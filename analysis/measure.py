@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import BASELINE, Answers
 from analysis.scores import Score
 from analysis.stats import Bootstrap, Floats, change_percent, ratio
@@ -29,6 +30,10 @@ class Measure(Protocol):
         ...
 
     def scores(self) -> list[Score]: ...
+
+    def comparables(self) -> list[Comparable]:
+        """What is compared between methods; none where nothing is."""
+        ...
 
     def rows(self) -> pl.DataFrame | None:
         """Row-level results, where the analysis has any."""
@@ -63,6 +68,20 @@ class Rates:
 
     def scores(self) -> list[Score]:
         return [score for counted in self.counted for score in self._scores(counted)]
+
+    def comparables(self) -> list[Comparable]:
+        """Every cell's rate, as it is compared with the others'."""
+        return [
+            Comparable(
+                counted.cell,
+                counted.attribute,
+                counted.base,
+                self.metric,
+                counted.sums.select("cluster", "hits", "rows"),
+                ratio(PER),
+            )
+            for counted in self.counted
+        ]
 
     def _scores(self, counted: Counted) -> list[Score]:
         columns = counted.sums.select("hits", "rows").cast(pl.Float64).to_numpy()

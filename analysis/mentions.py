@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import Answers, CellFiles
 from analysis.measure import Counted, Rates, by_cluster
 from analysis.scores import Score
@@ -50,6 +51,9 @@ class Mentions:
 
     def scores(self) -> list[Score]:
         return self.rates.scores()
+
+    def comparables(self) -> list[Comparable]:
+        return self.rates.comparables()
 
     def rows(self) -> pl.DataFrame | None:
         return None

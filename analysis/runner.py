@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
-from analysis import scores
+from analysis import comparisons, scores
 from analysis.frame import CellFiles, Output
 from analysis.measure import Measure
 from analysis.measures import MEASURES
 from analysis.settings import Analysis
-from analysis.stats import Bootstrap
+from analysis.stats import Bootstrap, Permutation
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
 
@@ -28,8 +28,9 @@ def run(
 ) -> list[str]:
     """Run the named analyses (`all`: those whose inputs are there) and return the files written.
 
-    Writes out/scores/NAME.parquet and, where there are row-level results, NAME.rows.parquet; paths
-    are relative to the store. `say` is told the seed and what a reader of the scores should know.
+    Writes out/scores/NAME.parquet; where there are methods to compare, comparisons/NAME.parquet;
+    where there are row-level results, NAME.rows.parquet. Paths are relative to the store. `say` is
+    told the seed and what a reader of the scores should know.
     Raises: LmmsteerError for an unknown name, a partial output without allow_partial, a damaged
     part, or an analysis asked for by name whose labels are not there.
     """
@@ -38,6 +39,11 @@ def run(
         raise LmmsteerError(
             f"analysis.cluster={settings.cluster} is not known.",
             f"Choose one of {', '.join(CLUSTERS)}.",
+        )
+    if settings.correction not in comparisons.CORRECTIONS:
+        raise LmmsteerError(
+            f"analysis.correction={settings.correction} is not known.",
+            f"Choose one of {', '.join(comparisons.CORRECTIONS)}.",
         )
     output = Output(store)
     if not settings.allow_partial:
@@ -49,7 +55,8 @@ def run(
     for note in about["notes"]:
         say(note)
     say(
-        f"intervals: {settings.bootstrap} bootstrap resamples by {settings.cluster},"
+        f"intervals: {settings.bootstrap} bootstrap resamples by {settings.cluster};"
+        f" tests: {settings.permutations} permutations, {settings.correction};"
         f" seed {settings.seed}"
     )
     return _write(store, measures, about, optional="all" in names)
@@ -115,7 +122,19 @@ def _write(
             )
         record = {**about, measure.name: measure.about()}
         paths.append(scores.write(store, f"scores/{measure.name}.parquet", table, record))
+        compared = _compared(measure, about["settings"])
+        if not compared.is_empty():
+            path = f"scores/comparisons/{measure.name}.parquet"
+            paths.append(scores.write(store, path, compared, record))
         rows = measure.rows()
         if isinstance(rows, pl.DataFrame):
             paths.append(scores.write(store, f"scores/{measure.name}.rows.parquet", rows, record))
     return paths
+
+
+def _compared(measure: Measure, settings: Mapping[str, Any]) -> pl.DataFrame:
+    seed = settings["seed"]
+    bootstrap = Bootstrap(settings["bootstrap"], seed)
+    permutation = Permutation(settings["permutations"], seed)
+    found = measure.comparables()
+    return comparisons.table(found, bootstrap, permutation, settings["correction"])

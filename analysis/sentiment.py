@@ -15,11 +15,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import KEYS, Answers, CellFiles
 from analysis.measure import PER
 from analysis.scores import Score
 from analysis.settings import Analysis
-from analysis.stats import Bootstrap, Floats, Interval, group_rates, ratio, spread, variance
+from analysis.stats import (
+    Bootstrap,
+    Floats,
+    Interval,
+    Statistic,
+    group_rates,
+    ratio,
+    spread,
+    variance,
+)
 from analysis.vader_pool import Pool
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
@@ -50,6 +60,7 @@ class Scored:
     """Sums of one cell by cluster and group: columns cluster, group and SUMS."""
 
     cell: Cell
+    base: str
     coverage: float | None
     by: str | None
     sums: pl.DataFrame
@@ -85,7 +96,9 @@ class Sentiment:
             rows=pl.len().cast(pl.Float64),
         )
         sums = sums.sort("cluster", "group")
-        self.scored.append(Scored(answers.cell, answers.coverage, by, sums))
+        self.scored.append(
+            Scored(answers.cell, answers.files.attribute, answers.coverage, by, sums)
+        )
 
     def scores(self) -> list[Score]:
         return [score for scored in self.scored for score in self._cell_scores(scored)]
@@ -118,6 +131,18 @@ class Sentiment:
         cell = scored.cell
         return Score(cell, cell.attribute, metric, found, rows, scored.coverage, group)
 
+    def comparables(self) -> list[Comparable]:
+        """Rates of negative and positive answers, and how unequal the negative ones are."""
+        found = [c for scored in self.scored for c in _compared_rates(scored)]
+        for scored in self.scored:
+            groups = scored.sums["group"].drop_nulls().unique().sort().to_list()
+            if len(groups) > 1:
+                wide = wide_sums(scored.sums, groups)
+                for metric in ("variance_exact", "range_exact"):
+                    statistic = _over_groups(metric)
+                    found.append(_comparable(scored, metric, wide, statistic, rate=False))
+        return found
+
     def rows(self) -> pl.DataFrame | None:
         return pl.concat(self.row_frames) if self.row_frames else None
 
@@ -130,15 +155,32 @@ def _over_groups(metric: str) -> Callable[[Floats], Floats]:
     return lambda totals: over_groups(group_rates(totals, PER))[metric]
 
 
+def _compared_rates(scored: Scored) -> Iterator[Comparable]:
+    for value, metric in (("negative", METRICS[0]), ("positive", METRICS[1])):
+        sums = scored.sums.group_by("cluster").agg(pl.col(value).sum(), pl.col("rows").sum())
+        yield _comparable(scored, metric, sums.sort("cluster"), ratio(PER))
+
+
+def _comparable(
+    scored: Scored, metric: str, sums: pl.DataFrame, statistic: Statistic, *, rate: bool = True
+) -> Comparable:
+    cell = scored.cell
+    return Comparable(cell, cell.attribute, scored.base, metric, sums, statistic, rate)
+
+
 def group_sums(sums: pl.DataFrame, groups: list[str]) -> Floats:
     """[clusters, 2 * groups]: negative answers of each group, then answered rows of each group."""
+    return wide_sums(sums, groups).drop("cluster").to_numpy()
+
+
+def wide_sums(sums: pl.DataFrame, groups: list[str]) -> pl.DataFrame:
+    """cluster, then a column for each of `group_sums`."""
     columns = [
         pl.col(value).filter(pl.col("group") == group).sum().alias(f"{value}{i}")
         for value in ("negative", "rows")
         for i, group in enumerate(groups)
     ]
-    wide = sums.group_by("cluster").agg(columns).sort("cluster")
-    return wide.drop("cluster").to_numpy()
+    return sums.group_by("cluster").agg(columns).sort("cluster")
 
 
 def group_column(answers: Answers, asked: str | None) -> str | None:

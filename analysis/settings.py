@@ -18,6 +18,8 @@ class Analysis:
     empty list takes the words of conf/attribute.
     bootstrap, seed: resamples of the 95% intervals and their seed. cluster: what is resampled,
     image_id or group_id (counterfactual sets).
+    permutations: exchanges of a paired test between methods, from the same seed. correction: of its
+    p values for their number: holm, bh (Benjamini-Hochberg) or none.
     cores: processes that score sentiment; null is one for each core that this process may use.
     """
 
@@ -29,6 +31,8 @@ class Analysis:
     bootstrap: int = 1000
     seed: int = 0
     cluster: str = "image_id"
+    permutations: int = 2000
+    correction: str = "holm"
     cores: int | None = None
     allow_partial: bool = False
 

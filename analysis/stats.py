@@ -1,4 +1,4 @@
-"""Bootstrap intervals of statistics of sums, clustered by picture: the one place they are made.
+"""Intervals, paired tests, corrections and effect sizes, clustered by picture: all are made here.
 
 Answers about one picture are not independent, so pictures are resampled, never rows. Every
 statistic here is a function of column totals over clusters (ratios, changes of ratios, spread over
@@ -7,7 +7,7 @@ groups' ratios), so resampling is weights [resamples, clusters] @ sums [clusters
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -79,6 +79,88 @@ def _weights(rng: np.random.Generator, resamples: int, clusters: int) -> Floats:
     return counts.reshape(resamples, clusters).astype(np.float64)
 
 
+@dataclass(frozen=True)
+class Permutation:
+    """A paired test: were the answers of two methods exchanged picture by picture, at random?
+
+    Two-sided; `flips` random exchanges from one seed, or every one of them where those are fewer.
+    """
+
+    flips: int = 2000
+    seed: int = 0
+
+    def p(self, first: Floats, second: Floats, statistic: Statistic) -> float | None:
+        """Of statistic(first) - statistic(second): the share of exchanges at least as far from 0.
+
+        first, second: [clusters, columns], the same clusters; statistic as for an interval. The
+        exchange that was observed counts as one: p = (1 + hits) / (1 + flips), never 0. None where
+        the statistic is undefined or there is no cluster.
+        """
+        middle, half = (first + second).sum(axis=0) / 2, (first - second) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            observed = _apart(middle, half.sum(axis=0), statistic)
+            if not len(first) or not np.isfinite(observed):
+                return None
+            drawn = np.concatenate(
+                [_apart(middle, signs @ half, statistic) for signs in self._signs(len(first))]
+            )
+        far = np.abs(drawn) >= abs(observed) * (1 - 1e-12)
+        hits, total = int(far.sum()), int(np.isfinite(drawn).sum())
+        return hits / total if self.exact(len(first)) else (1 + hits) / (1 + total)
+
+    def exact(self, clusters: int) -> bool:
+        return clusters < 60 and 2**clusters <= self.flips
+
+    def _signs(self, clusters: int) -> Iterator[Floats]:
+        """Rows of +1 and -1, [some, clusters]."""
+        if self.exact(clusters):
+            numbers = np.arange(2**clusters)[:, None] >> np.arange(clusters)
+            yield 1.0 - 2.0 * (numbers & 1).astype(np.float64)
+            return
+        rng = np.random.default_rng(self.seed)
+        rows = max(1, CHUNK // clusters)
+        for start in range(0, self.flips, rows):
+            size = (min(rows, self.flips - start), clusters)
+            yield 1.0 - 2.0 * rng.integers(0, 2, size=size, dtype=np.int8).astype(np.float64)
+
+
+def _apart(middle: Floats, half: Floats, statistic: Statistic) -> Floats:
+    return np.asarray(statistic(middle + half) - statistic(middle - half))
+
+
+def effect(first: Floats, second: Floats) -> float | None:
+    """Cohen's d_z: mean over sd (ddof 1) of the clusters' differences of rates a / b.
+
+    first, second: [clusters, 2]. None for fewer than two clusters, or where none differs.
+    """
+    both = (first[:, 1] > 0) & (second[:, 1] > 0)
+    one, other = first[both], second[both]
+    differences = one[:, 0] / one[:, 1] - other[:, 0] / other[:, 1]
+    if len(differences) < 2 or not (spread_of := differences.std(ddof=1)):
+        return None
+    return float(differences.mean() / spread_of)
+
+
+def adjusted(values: Sequence[float | None], correction: str) -> list[float | None]:
+    """p values corrected for their number, in their order; None stays None.
+
+    holm (family-wise error, Holm 1979), bh (false discovery rate, Benjamini and Hochberg 1995) or
+    none.
+    """
+    places = [place for place, value in enumerate(values) if value is not None]
+    found = np.array([values[place] for place in places], dtype=float)
+    if correction != "none" and len(found):
+        order = np.argsort(found)
+        ranks = np.arange(1, len(found) + 1)
+        if correction == "holm":
+            stepped = np.maximum.accumulate(found[order] * (len(found) + 1 - ranks))
+        else:
+            stepped = np.minimum.accumulate((found[order] * len(found) / ranks)[::-1])[::-1]
+        found[order] = np.minimum(stepped, 1.0)
+    by_place = dict(zip(places, found.tolist(), strict=True))
+    return [by_place.get(place) for place in range(len(values))]
+
+
 def ratio(scale: float = 1.0) -> Statistic:
     """scale * a / b of the columns (a, b)."""
     return lambda totals: scale * totals[..., 0] / totals[..., 1]
@@ -107,6 +189,16 @@ def spread(rates: Floats) -> Floats:
     if rates.shape[-1] < 2:
         return np.full(rates.shape[:-1], np.nan)
     return rates.max(axis=-1) - rates.min(axis=-1)
+
+
+def difference(statistic: Statistic) -> Statistic:
+    """statistic(a) - statistic(b) of the columns (a ..., b ...), as many of a as of b."""
+
+    def apart(totals: Floats) -> Floats:
+        columns = totals.shape[-1] // 2
+        return statistic(totals[..., :columns]) - statistic(totals[..., columns:])
+
+    return apart
 
 
 def _finite(value: Floats) -> float | None:

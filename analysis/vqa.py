@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import Answers, CellFiles
 from analysis.scores import Score
 from analysis.settings import Analysis
@@ -43,11 +44,16 @@ SUMS = ("male_wrong", "male", "female_wrong", "female")
 
 @dataclass(frozen=True)
 class Counted:
-    """Sums of one cell by cluster, the columns SUMS."""
+    """Sums of one cell by cluster: a column cluster, then SUMS."""
 
     cell: Cell
+    base: str
     coverage: float | None
-    sums: Floats
+    sums: pl.DataFrame
+
+    @property
+    def values(self) -> Floats:
+        return self.sums.select(SUMS).to_numpy()
 
 
 class Vqa:
@@ -78,8 +84,9 @@ class Vqa:
             female_wrong=((pl.col("shown") == "female") & (pl.col("said") == "male")).sum(),
             female=(pl.col("shown") == "female").sum(),
         )
-        values = sums.sort("cluster").select(pl.col(SUMS).cast(pl.Float64)).to_numpy()
-        self.counted.append(Counted(answers.cell, answers.coverage, values))
+        sums = sums.sort("cluster").select("cluster", pl.col(SUMS).cast(pl.Float64))
+        base = answers.files.attribute
+        self.counted.append(Counted(answers.cell, base, answers.coverage, sums))
 
     def scores(self) -> list[Score]:
         return [
@@ -87,13 +94,22 @@ class Vqa:
                 one.cell,
                 one.cell.attribute,
                 metric,
-                self.bootstrap.interval(one.sums, _statistic(metric)),
-                int(one.sums[:, [1, 3]].sum()),
+                self.bootstrap.interval(one.values, _statistic(metric)),
+                int(one.values[:, [1, 3]].sum()),
                 one.coverage,
                 None,
             )
             for one in self.counted
             for metric in METRICS
+        ]
+
+    def comparables(self) -> list[Comparable]:
+        return [
+            Comparable(
+                one.cell, one.cell.attribute, one.base, metric, one.sums, _statistic(metric), False
+            )
+            for metric in METRICS
+            for one in self.counted
         ]
 
     def rows(self) -> pl.DataFrame | None:

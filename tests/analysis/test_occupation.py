@@ -42,7 +42,7 @@ def test_mentions_are_per_1k_and_compared_with_unsteered(
     output.cell("unsteered", "none", lambda row, _: "a chef" if row.image_id < "p6" else "a man")
     output.cell("steered", "gender", lambda row, _: "a chef" if row.image_id < "p3" else "a man")
     paths = analysis.run(store, ["occupation"], Analysis(bootstrap=50), quiet)
-    assert paths == ["scores/occupation.parquet"]
+    assert paths == ["scores/occupation.parquet", "scores/comparisons/occupation.parquet"]
     found = scores.read(store, "occupation")
     assert found is not None
     rows_found = found[0].select("method", "attribute", "metric", "value", "n").rows()
