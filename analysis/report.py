@@ -19,7 +19,7 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import gallery, plot, render, scores, tables, thumbnail
+from analysis import contrasts, gallery, plot, render, scores, tables, thumbnail
 from analysis.frame import Output
 from analysis.measures import MEASURES
 from analysis.settings import Report
@@ -34,10 +34,11 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 @dataclass(frozen=True)
 class Scores:
-    """The score tables that are there, and what their footers say."""
+    """The score tables that are there, what their footers say, and methods held against methods."""
 
     tables: dict[str, pl.DataFrame]
     about: dict[str, dict[str, Any]]
+    compared: dict[str, pl.DataFrame]
 
     @property
     def targets(self) -> dict[str, Targets]:
@@ -82,7 +83,7 @@ def write(store: Store, settings: Report | None = None) -> list[str]:
     settings = settings or Report()
     found = read_scores(store)
     output = Output(store)
-    built = tables.build(found.tables)
+    built = [*tables.build(found.tables), *_contrasts(found)]
     drawing = _plot(found)
     page = _page(output, found, built, drawing, settings)
     files = {
@@ -94,7 +95,26 @@ def write(store: Store, settings: Report | None = None) -> list[str]:
         files["plot.svg"] = drawing
     for name, text in files.items():
         store.write_bytes(f"{FOLDER}/{name}", text.encode(), overwrite=True)
-    return [f"{FOLDER}/{name}" for name in files]
+    everything = scores.write(store, f"{FOLDER}/tables.parquet", _long(found), {})
+    return [*(f"{FOLDER}/{name}" for name in files), everything]
+
+
+def _long(found: Scores) -> pl.DataFrame:
+    """What the tables are made of: the scores of every analysis, under its name."""
+    named = [
+        table.select(pl.lit(name).alias("analysis"), pl.all())
+        for name, table in found.tables.items()
+    ]
+    return pl.concat(named)
+
+
+def _contrasts(found: Scores) -> list[Table]:
+    settings = found.about["mentions"].get("settings", {})
+    built = [
+        contrasts.trade_off(found.tables),
+        contrasts.differences(found.compared, str(settings.get("correction", "none"))),
+    ]
+    return [table for table in built if table.rows]
 
 
 def headline(store: Store) -> str:
@@ -112,7 +132,12 @@ def read_scores(store: Store) -> Scores:
             f"{store.root} has no scores of mentions.",
             f"Make them: lmmsteer analyze out={store.root}",
         )
-    return Scores({k: v[0] for k, v in there.items()}, {k: v[1] for k, v in there.items()})
+    compared = {name: read for name in there if (read := scores.read(store, f"comparisons/{name}"))}
+    return Scores(
+        {name: frame for name, (frame, _) in there.items()},
+        {name: about for name, (_, about) in there.items()},
+        {name: frame for name, (frame, _) in compared.items()},
+    )
 
 
 def _plot(found: Scores) -> str | None:

@@ -76,5 +76,5 @@ def read(store: Store, name: str) -> tuple[pl.DataFrame, dict[str, Any]] | None:
     except (pl.exceptions.PolarsError, ValueError) as error:
         raise LmmsteerError(
             f"{store.root}/{path} is damaged.",
-            f"Make it anew: lmmsteer analyze analysis={name} out={store.root}",
+            f"Make it anew: lmmsteer analyze analysis={name.rpartition('/')[2]} out={store.root}",
         ) from error

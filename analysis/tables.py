@@ -173,11 +173,21 @@ def _wide(title: str, rows: list[Row], text: Callable[[Row | None], str], note: 
     down = dict.fromkeys((row["model"], row["method"]) for row in rows)
     found = {(r["model"], r["method"], r["dataset"], r["attribute"]): r for r in rows}
     grid = tuple(
-        (*names, *(text(found.get((*names, *column))) for column in across)) for names in down
+        (*names, *(text(found.get((*names, *column))) for column in across), *_behind(rows, names))
+        for names in down
     )
     single = len({dataset for dataset, _ in across}) == 1
     heads = (spoken(a) if single else f"{d}: {spoken(a)}" for d, a in across)
-    return Table(title, ("model", "method", *heads), grid, note, 2)
+    return Table(title, ("model", "method", *heads, "rows", "coverage"), grid, note, 2)
+
+
+def _behind(rows: list[Row], names: tuple[Any, ...]) -> tuple[str, str]:
+    """How many rows are behind the entries of a line, and the least of their coverages."""
+    mine = [row for row in rows if (row["model"], row["method"]) == names]
+    counts = sorted({row["n"] for row in mine})
+    shown = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}-{counts[-1]:,}"
+    least = min(mine, key=lambda row: -1.0 if row["coverage"] is None else row["coverage"])
+    return shown, coverage(least)
 
 
 def number(row: Row | None) -> str:

@@ -165,6 +165,9 @@ def test_tables_are_written_as_markdown_and_latex_too(store: LocalStore) -> None
     make(store)
     assert "| attribute | method |" in (store.folder / "report/tables.md").read_text()
     assert r"\toprule" in (store.folder / "report/tables.tex").read_text()
+    assert "Differences from unsteered answers" in (store.folder / "report/tables.md").read_text()
+    long = pl.read_parquet(store.folder / "report/tables.parquet")
+    assert {"mentions", "occupation", "sentiment"} <= set(long["analysis"])
     assert report.headline(store).startswith("Mentions by method: tiny on people\n")
 
 

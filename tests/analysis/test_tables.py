@@ -3,7 +3,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from analysis import render, tables
+from analysis import contrasts, render, tables
+from analysis.comparisons import SCHEMA as COMPARISONS
 from analysis.scores import SCHEMA
 from analysis.tables import Table
 
@@ -65,11 +66,11 @@ def test_the_headline_sets_every_method_beside_unsteered_for_each_attribute() ->
 
 def test_table_1_has_a_column_for_each_attribute() -> None:
     table = tables.table_1(MENTIONS)
-    assert table.columns == ("model", "method", "gender", "age")
+    assert table.columns == ("model", "method", "gender", "age", "rows", "coverage")
     assert table.rows == (
-        ("llava", "unsteered", "439", "232"),
-        ("llava", "steered", "282", "–"),
-        ("llava", "random", "441", "–"),
+        ("llava", "unsteered", "439", "232", "200", "99.9%"),
+        ("llava", "steered", "282", "–", "200", "99.9%"),
+        ("llava", "random", "441", "–", "200", "99.9%"),
     )
 
 
@@ -81,8 +82,11 @@ def test_table_2_shows_variance_and_range() -> None:
 
 def test_table_3_shows_changes_of_occupation_mentions_without_the_baseline() -> None:
     table = tables.table_3(OCCUPATION)
-    assert table.columns == ("model", "method", "gender", "none")
-    assert table.rows == (("llava", "steered", "−3.53%", "–"), ("llava", "random", "–", "+0.04%"))
+    assert table.columns == ("model", "method", "gender", "none", "rows", "coverage")
+    assert table.rows == (
+        ("llava", "steered", "−3.53%", "–", "200", "99.9%"),
+        ("llava", "random", "–", "+0.04%", "200", "99.9%"),
+    )
 
 
 def test_tables_without_scores_are_left_out() -> None:
@@ -129,3 +133,32 @@ def test_plain_text_lines_up_and_leaves_out_repeated_keys() -> None:
         "x  p    1",
         "   q  200",
     ]
+
+
+def test_fairness_and_utility_stand_in_one_line_for_each_method() -> None:
+    vqa = long(score("steered", "gender", "MR_C", 4.25, 3.0, 5.5))
+    found = contrasts.trade_off({"mentions": MENTIONS, "occupation": OCCUPATION, "vqa": vqa})
+    lines = {row[2:4]: row for row in found.rows}
+    assert list(lines)[0] == ("age", "unsteered")
+    steered = lines["gender", "steered"]
+    assert steered[4] == "−36% [−42, −28]"
+    assert steered[6] == "4.2 [3.0, 5.5]"
+    assert steered[8].startswith("−4%")
+    assert steered[9:] == ("200", "99.9%")
+    assert lines["gender", "random"][8].startswith("0%")  # Of its cell without an attribute.
+
+
+def test_tested_differences_are_those_from_unsteered() -> None:
+    base = {"model": "llava", "dataset": "facet", "attribute": "body_type", "metric": "per_1k"}
+    ends = {"difference": -157.2, "low": -190.0, "high": -120.4, "clusters": 1200}
+    tested = {"p": 0.0005, "p_adjusted": 0.02, "effect": -0.61}
+    frame = pl.DataFrame(
+        [
+            {**base, "method": "steered", "against": "unsteered", **ends, **tested},
+            {**base, "method": "steered", "against": "random", **ends, **tested},
+        ],
+        schema=COMPARISONS,
+    )
+    (row,) = contrasts.differences({"mentions": frame}, "holm").rows
+    assert row[2:5] == ("body type", "steered", "mentions: per 1k")
+    assert row[5:] == ("−157.2 [−190.0, −120.4]", "<0.001", "0.020", "−0.61", "1,200")
