@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import polars as pl
 import pytest
 
 import analysis

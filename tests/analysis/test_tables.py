@@ -139,7 +139,7 @@ def test_fairness_and_utility_stand_in_one_line_for_each_method() -> None:
     vqa = long(score("steered", "gender", "MR_C", 4.25, 3.0, 5.5))
     found = contrasts.trade_off({"mentions": MENTIONS, "occupation": OCCUPATION, "vqa": vqa})
     lines = {row[2:4]: row for row in found.rows}
-    assert list(lines)[0] == ("age", "unsteered")
+    assert next(iter(lines)) == ("age", "unsteered")
     steered = lines["gender", "steered"]
     assert steered[4] == "−36% [−42, −28]"
     assert steered[6] == "4.2 [3.0, 5.5]"
