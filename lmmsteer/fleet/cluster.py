@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +63,31 @@ def joined(cluster: ClusterConfig, wanted: DeviceConfig, workers: int) -> Iterat
     try:
         yield ray
     finally:
-        ray.shutdown()
+        _leave(ray)
+
+
+def _leave(ray: Any) -> None:
+    """Shut Ray down, which gives SIGTERM back to the system: it would end us without a word.
+
+    Our handler is put back as soon as may be, before the seconds that Ray's processes take to end.
+    """
+    node = ray._private.worker._global_node
+    if node is not None:
+        inner = node.kill_all_processes
+
+        def kill_all_processes(*given: Any, **named: Any) -> Any:
+            _heed_again()
+            return inner(*given, **named)
+
+        node.kill_all_processes = kill_all_processes
+    ray.shutdown()
+    _heed_again()
+
+
+def _heed_again() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread() and callable(handler):
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _knock(address: str) -> None:
