@@ -106,8 +106,8 @@ class Driver:
         self.scheduler, self.fleet, self.clock = scheduler, fleet, clock
         self.workers, self.wrong = workers, wrong
         self.hired = 0
-        self.failed_starts = 0
-        self.coming: set[int] = set()
+        self.failed_starts, self.why_not = 0, ""
+        self.coming: dict[int, float] = {}  # Hired, and not up yet: since when.
         self._ready: dict[int, None] = {}  # Workers to whom something may be sent, in order.
         self._idle: dict[int, None] = {}
         self._looked = self._up_at = self._hire_at = clock()
@@ -147,16 +147,24 @@ class Driver:
 
     def _staff(self) -> None:
         """Hire until there are as many workers as wanted, no more than there is work for."""
-        hands = self.scheduler.hands.values()
-        free = len(self.coming) + sum(1 for h in hands if not h.open or h.open[0].item is None)
-        want = max(1, self._room if self.workers is None else self.workers)
-        if self.clock() < self._hire_at:
+        now, want = self.clock(), self._wanted()
+        if now < self._hire_at:
             return
-        missing = want - len(hands) - len(self.coming)
+        hands = self.scheduler.hands.values()
+        coming = len(self.coming) - min(self._late(now), want)  # Some may never come.
+        free = coming + sum(1 for h in hands if not h.open or h.open[0].item is None)
+        missing = want - len(hands) - coming
         for _ in range(min(missing, self.scheduler.waiting - free)):
             self.hired += 1
-            self.coming.add(self.hired)
+            self.coming[self.hired] = now
             self.fleet.hire(self.hired)
+
+    def _wanted(self) -> int:
+        return max(1, self._room if self.workers is None else self.workers)
+
+    def _late(self, now: float) -> int:
+        """Workers that should be up by now: others are hired beside them."""
+        return sum(now - since > START_SECONDS / 4 for since in self.coming.values())
 
     def _hand_out(self) -> None:
         """One call to each worker that has none, then what is sent ahead."""
@@ -195,22 +203,25 @@ class Driver:
     def _welcome(self, event: Up, now: float) -> None:
         if event.number not in self.coming:
             return
-        self.coming.discard(event.number)
-        self._up_at = now
+        del self.coming[event.number]
         self.scheduler.note("worker", worker=event.number, **event.facts)
         why = self.wrong(event.facts)
         if why is not None:
             self.fleet.dismiss(event.number)
             self._failed_start(event.number, why)
             return
-        self.failed_starts = 0
+        if len(self.scheduler.hands) >= self._wanted():
+            self.fleet.dismiss(event.number)  # Late, and another has come in its place.
+            return
+        self._up_at = now
+        self.failed_starts, self.why_not = 0, ""
         self._cards[event.number] = event.facts.get("device")
         self.scheduler.join(event.number, now)
         self._ready[event.number] = None
 
     def _miss(self, event: Lost, now: float) -> None:
         if event.number in self.coming:
-            self.coming.discard(event.number)
+            del self.coming[event.number]
             if event.cause != "node":
                 self._failed_start(event.number, event.why)
             return
@@ -221,8 +232,9 @@ class Driver:
     def _failed_start(self, number: int, why: str) -> None:
         self.scheduler.note("start_failed", worker=number, error=why)
         self.failed_starts += 1
-        self._hire_at = self.clock() + min(2.0**self.failed_starts, LONGEST_BREAK)
-        nobody = not self.scheduler.hands and not self.coming
+        self.why_not = why
+        self._hire_at = self.clock() + min(2.0 ** min(self.failed_starts, 16), LONGEST_BREAK)
+        nobody = not self.scheduler.hands and len(self.coming) == self._late(self.clock())
         if self.failed_starts >= MAX_STARTS and nobody:
             raise RunFailed(f"A worker cannot start: {why}", "Check the machine: lmmsteer doctor")
 
@@ -236,10 +248,15 @@ class Driver:
             self._forget(hand.number)
             self.scheduler.lost(hand.number, "silent", why)
         if not self.scheduler.hands and now - self._up_at > START_SECONDS:
+            why = self.why_not or "the cluster has no free device"
             raise RunFailed(
-                f"No worker came up in {START_SECONDS:.0f} s: the cluster has no free device.",
+                f"No worker came up in {START_SECONDS:.0f} s: {why}.",
                 "Check the cluster (ray status), or this machine: lmmsteer doctor",
             )
+        for number in [n for n, since in self.coming.items() if now - since > START_SECONDS]:
+            self.scheduler.note("start_failed", worker=number, error="it never came up")
+            del self.coming[number]
+            self.fleet.dismiss(number)  # Another is hired for it; word of it may have been lost.
         if now - self._looked >= min(LOOK_SECONDS, self.scheduler.deadline / 4):
             self._looked = now
             self._room = self.fleet.room()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lmmsteer.errors import RunFailed
-from lmmsteer.fleet.driver import MAX_STARTS, Driver, Up
+from lmmsteer.fleet.driver import LONGEST_BREAK, MAX_STARTS, START_SECONDS, Driver, Up
 from lmmsteer.fleet.scheduler import Scheduler
 from lmmsteer.fleet.task import Report
 from lmmsteer.fleet.work import Call, lots
@@ -122,6 +122,64 @@ def test_no_worker_for_five_minutes_ends_the_run() -> None:
     with pytest.raises(RunFailed, match="No worker came up"):
         Driver(scheduler, fleet, 1, clock=fleet.clock).run()
     assert 300 < fleet.now < 320
+
+
+def test_a_worker_that_never_comes_up_does_not_keep_others_from_the_work() -> None:
+    fleet = FakeFleet(places=1)
+    hire, hired = fleet.hire, []
+
+    def some_come(number: int) -> None:
+        hired.append(number)
+        if number > 1:
+            hire(number)
+
+    fleet.hire = some_come  # type: ignore[method-assign]
+    scheduler = Scheduler(lots(shards("a", count=1)), quiet, quiet)
+    Driver(scheduler, fleet, 1, clock=fleet.clock).run()
+    assert hired == [1, 2]
+    assert START_SECONDS / 4 < fleet.now < START_SECONDS / 4 + 10
+
+
+def test_who_comes_late_finds_the_place_taken_and_who_never_comes_is_given_up() -> None:
+    fleet = FakeFleet(lambda worker, call: slowly(fleet, worker, call), places=1)
+    hire = fleet.hire
+    fleet.hire = lambda number: hire(number) if number == 2 else None  # type: ignore[method-assign]
+    events: list[tuple[str, Any]] = []
+    note = lambda event, **facts: events.append((event, facts.get("worker")))  # noqa: E731
+    scheduler = Scheduler(lots(shards("a", count=6)), note, quiet)
+    driver = Driver(scheduler, fleet, 1, clock=fleet.clock)
+    driver.run()
+    assert ("start_failed", 1) in events
+    assert fleet.dismissed[:1] == [1]
+    driver.coming[7] = fleet.now
+    driver._take(Up(7, {}))
+    assert fleet.dismissed[-1] == 7
+    assert list(scheduler.hands) == [2]
+
+
+def slowly(fleet: FakeFleet, worker: int, call: Call) -> Report:
+    fleet.now += 55
+    return well(worker, call)
+
+
+def test_only_unfit_workers_for_five_minutes_end_the_run_with_why_they_are_unfit() -> None:
+    fleet = FakeFleet(places=2)
+    hire = fleet.hire
+    fleet.hire = lambda number: hire(number) if number % 2 else None  # type: ignore[method-assign]
+    scheduler = Scheduler(lots(shards("a", count=9)), quiet, quiet)
+    with pytest.raises(RunFailed, match="torch 1, not 2"):
+        Driver(scheduler, fleet, 2, lambda facts: "torch 1, not 2", fleet.clock).run()
+    assert fleet.now < 320
+
+
+def test_a_thousand_failed_starts_are_no_error_of_ours() -> None:
+    fleet = FakeFleet(lambda worker, call: slowly(fleet, worker, call), places=2)
+    scheduler = Scheduler(lots(shards("a", count=9)), quiet, quiet)
+    driver = Driver(scheduler, fleet, 2, clock=fleet.clock)
+    driver.failed_starts = 5000
+    driver.scheduler.join(1, 0.0)
+    driver._failed_start(2, "bad node")
+    assert driver._hire_at == LONGEST_BREAK
 
 
 def test_a_drain_ends_with_the_open_shards_and_calls_nothing_a_failure() -> None:
