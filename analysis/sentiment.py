@@ -78,7 +78,7 @@ class Sentiment:
         self.bootstrap = bootstrap
         self.scored: list[Scored] = []
         self.row_frames: list[pl.DataFrame] = []
-        self.pool = Pool(settings.cores)
+        self.pool = Pool(settings.cores, settings.sentences)
 
     def add(self, answers: Answers) -> None:
         by = group_column(answers, self.settings.by)
@@ -148,7 +148,8 @@ class Sentiment:
 
     def about(self) -> dict[str, Any]:
         by = {str(scored.cell): scored.by for scored in self.scored}
-        return {"scorer": "vaderSentiment", "threshold": THRESHOLD, "by": by}
+        of = "mean of the sentences" if self.settings.sentences else "whole text"
+        return {"scorer": "vaderSentiment", "compound": of, "threshold": THRESHOLD, "by": by}
 
 
 def _over_groups(metric: str) -> Callable[[Floats], Floats]:

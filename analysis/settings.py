@@ -20,6 +20,8 @@ class Analysis:
     image_id or group_id (counterfactual sets).
     permutations: exchanges of a paired test between methods, from the same seed. correction: of its
     p values for their number: holm, bh (Benjamini-Hochberg) or none.
+    sentences: sentiment of an answer is the mean of its sentences' compound scores, for long ones
+    saturate; false is the score of the whole, as in the paper.
     cores: processes that score sentiment; null is one for each core that this process may use.
     """
 
@@ -33,6 +35,7 @@ class Analysis:
     cluster: str = "image_id"
     permutations: int = 2000
     correction: str = "holm"
+    sentences: bool = False
     cores: int | None = None
     allow_partial: bool = False
 

@@ -9,12 +9,14 @@ Source: Hutto and Gilbert 2014; vaderSentiment 3.3.2, whose `polarity_scores` is
 from __future__ import annotations
 
 import math
+import re
 import string
 from operator import itemgetter
 from typing import NamedTuple
 
 from vaderSentiment import vaderSentiment
 
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 KEPT = 500_000  # Distinct tokens that are remembered.
 NEGATIONS = frozenset(vaderSentiment.NEGATE)
 PHRASES = vaderSentiment.SPECIAL_CASES
@@ -81,6 +83,14 @@ class Vader:
             [v for _, v in found] if "but" not in lower else _around(found, lower.index("but"))
         )
         return _summed(valences, len(words), _emphasis(text))
+
+    def mean_compound(self, text: str) -> float:
+        """The mean of the sentences' compound scores: that of a long text nears -1 or 1 by itself.
+
+        A sentence ends at . ! or ? before a space, and at the end of a line. 0 without words.
+        """
+        parts = [part for part in SENTENCE_END.split(text) if part.strip()]
+        return sum(self.scores(part).compound for part in parts) / max(1, len(parts))
 
     def _spelled(self, text: str) -> str:
         """Emoji in words, apart from what is before them."""

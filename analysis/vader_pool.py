@@ -21,10 +21,12 @@ _scorers: list[Vader] = []  # Of this process; one at most.
 class Pool:
     """Processes that score texts; they start with the first many, and end with the program.
 
-    cores: how many; None is one for each core that this process may use.
+    cores: how many; None is one for each core that this process may use. sentences: the mean of a
+    text's sentences instead of the score of the whole.
     """
 
-    def __init__(self, cores: int | None = None) -> None:
+    def __init__(self, cores: int | None = None, sentences: bool = False) -> None:
+        self._score = _by_sentence if sentences else _whole
         self.cores = max(1, cores if cores is not None else _usable())
         self._pool: ProcessPoolExecutor | None = None
 
@@ -33,9 +35,9 @@ class Pool:
         unique = texts.unique(maintain_order=True)
         pieces = [unique.slice(at, PIECE).to_list() for at in range(0, len(unique), PIECE)]
         if self.cores == 1 or len(unique) < FEW:
-            found = map(_compounds, pieces)
+            found = map(self._score, pieces)
         else:
-            found = self._started().map(_compounds, pieces)
+            found = self._started().map(self._score, pieces)
         scores = pl.Series(list(chain.from_iterable(found)), dtype=pl.Float64)
         lookup = pl.DataFrame({"text": unique, "compound": scores})
         joined = texts.to_frame("text").join(lookup, on="text", how="left", maintain_order="left")
@@ -48,10 +50,18 @@ class Pool:
         return self._pool
 
 
-def _compounds(texts: Sequence[str]) -> list[float]:
+def _whole(texts: Sequence[str]) -> list[float]:
+    return [_scorer().scores(text).compound for text in texts]
+
+
+def _by_sentence(texts: Sequence[str]) -> list[float]:
+    return [_scorer().mean_compound(text) for text in texts]
+
+
+def _scorer() -> Vader:
     if not _scorers:
         _scorers.append(Vader())
-    return [_scorers[0].scores(text).compound for text in texts]
+    return _scorers[0]
 
 
 def _usable() -> int:

@@ -52,4 +52,15 @@ def test_several_processes_score_as_one_does(monkeypatch: pytest.MonkeyPatch) ->
     scorer = Vader()
     assert found.to_list() == [scorer.scores(text).compound for text in texts]
     assert Pool(1).compounds(texts).to_list() == found.to_list()
+    assert Pool(2, sentences=True).compounds(texts).to_list() == [
+        scorer.mean_compound(text) for text in texts
+    ]
     assert Pool().compounds(pl.Series([], dtype=pl.String)).to_list() == []
+
+
+def test_a_long_text_may_be_the_mean_of_its_sentences() -> None:
+    scorer = Vader()
+    good, bad = (scorer.scores(text).compound for text in ("It is good!", "A bad thing."))
+    assert scorer.mean_compound("It is good!  A bad thing.\n\nnothing 3.5") == (good + bad) / 3
+    assert scorer.mean_compound("") == scorer.mean_compound(" \n ") == 0
+    assert scorer.scores("It is good. " * 40).compound > 0.99 > scorer.mean_compound("Good. " * 40)
