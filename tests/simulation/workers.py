@@ -193,7 +193,8 @@ class SimFleet:
         self.deliver(Beat(number, *worker.actor.pulse()))
 
     def dismiss(self, number: int) -> None:
-        """It may be out of reach: then it goes on, and nobody listens."""
+        """It may be out of reach: then it goes on, and nobody listens. Or it has no place yet."""
+        self.wanted = [other for other in self.wanted if other != number]
         worker = self.workers.pop(number, None)
         self._ended(number, worker, "silent")
         if worker is not None:
