@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import analysis
+from analysis import judge
 from jobs import explain
 from lmmsteer import config as configs
 from lmmsteer.config import AnalyzeConfig
@@ -18,9 +19,16 @@ def run(members: list[Member]) -> int:
         if member.config is None:
             raise explain.sentence(member.error or ValueError("no config"), "analyze")
         asked = configs.typed(member.config, AnalyzeConfig, "")
-        settings = configs.typed(asked.analysis, analysis.Analysis, "analysis")
+        judged = asked.analysis.get("name") in judge.NAMES
+        schema = judge.Judging if judged else analysis.Analysis
+        settings = configs.typed(asked.analysis, schema, "analysis")
         partial = settings.allow_partial or asked.allow_partial
+        settings = replace(settings, allow_partial=partial)
         store = open_store(asked.out)
-        for path in analysis.run(store, [settings.name], replace(settings, allow_partial=partial)):
+        if isinstance(settings, judge.Judging):
+            paths = judge.run(store, settings)
+        else:
+            paths = analysis.run(store, [settings.name], settings)
+        for path in paths:
             print(f"{store.root}/{path}")
     return 0
