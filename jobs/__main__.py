@@ -37,7 +37,7 @@ VERBS = {
     "resume": "the same from the output folder alone; retry=true does failed rows again",
     "status": "cells by done, left, failed; rate, time left, the last errors",
     "verify": "every part re-read; repair=true moves bad ones aside, to be made again",
-    "analyze": "mentions, sentiment, occupation: answers to scores",
+    "analyze": "mentions, sentiment, occupation, judge, ...: answers to scores",
     "report": "tables, plot and one HTML page",
     "bench": "this engine against transformers' generate with hooks, on your model and card",
 }

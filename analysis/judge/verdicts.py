@@ -1,14 +1,15 @@
 """Verdicts as they lie in out/judgements/KIND/SETUP: JSON lines, one a question, never changed.
 
-Every process writes its own file, a line as soon as a question is settled. A line that a kill cut
-short does not count. Of several lines of a question a verdict counts before an error.
+Every process writes its own file, a line as soon as a question is settled. A line that a kill or a
+full disk cut short does not count: its question is asked again. Of several lines of a question a
+verdict counts before an error.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -18,6 +19,7 @@ from analysis.judge.question import Question, Setup
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
 
+TOKENS = ("input_tokens", "output_tokens")
 SCHEMA = pl.Schema(
     {
         "key": pl.String(),
@@ -77,10 +79,10 @@ class Verdicts:
         for line in self._lines():
             before = found.get(line["key"])
             if before is not None:
-                for name in ("input_tokens", "output_tokens"):
+                for name in TOKENS:
                     line[name] += before[name]
                 if before.get("error_kind") is None and line.get("error_kind") is not None:
-                    line = {**before, **{k: line[k] for k in ("input_tokens", "output_tokens")}}
+                    line = {**before, **{name: line[name] for name in TOKENS}}
             found[line["key"]] = line
         return pl.DataFrame(
             [[line.get(name) for name in SCHEMA] for line in found.values()],
@@ -101,19 +103,17 @@ class Verdicts:
         for path in self.store.list(self.setup.folder):
             if not path.rpartition("/")[2].startswith("verdicts-"):
                 continue
-            data = self.store.read_bytes(path)
-            whole = data[: data.rfind(b"\n") + 1]
-            for number, text in enumerate(whole.splitlines(), start=1):
-                yield _line(text, f"{self.store.root}/{path} line {number}")
+            for number, text in enumerate(self.store.read_bytes(path).splitlines(), start=1):
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue  # cut short
+                yield _checked(line, f"{self.store.root}/{path} line {number}")
 
 
-def _line(text: bytes, place: str) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        line = None
-    if not isinstance(line, Mapping) or not isinstance(line.get("key"), str):
-        raise LmmsteerError(
-            f"{place} is damaged.", "Take the line out: its question is asked again."
-        )
-    return {**line, "input_tokens": line["input_tokens"], "output_tokens": line["output_tokens"]}
+def _checked(line: Any, place: str) -> dict[str, Any]:
+    """A whole line that is no verdict was written by somebody else."""
+    named = isinstance(line, dict) and isinstance(line.get("key"), str)
+    if not named or not all(isinstance(line.get(name), int) for name in TOKENS):
+        raise LmmsteerError(f"{place} is no verdict.", "Take the line out.")
+    return line

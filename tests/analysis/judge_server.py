@@ -91,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(data) < int(self.headers["Content-Length"]):
+            return None  # the client hung up while it asked
         behaviour = self.server.met(data)
         sent = self.headers.get("Authorization", "")
         if self.server.key is not None and sent != f"Bearer {self.server.key}":
@@ -109,6 +111,9 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour == "reset":
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.rfile.close()
+            self.wfile.close()
+            self.close_connection = True
             return self.connection.close()
         if behaviour == "hang":
             time.sleep(5)

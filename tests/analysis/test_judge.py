@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class Served:
         return Counter(name for name, _, _ in self.requests())
 
 
+PASSING = (
+    *("429", "429-bare", "429-ms", "429-date", "500", "503", "reset", "torn", "cut", "html"),
+    *("list", "hang", "slow", "nothing", "half", "prose", "schema", "words", "bare", "extra"),
+    "echo",
+)
 Serve = Callable[..., Served]
 
 
@@ -220,15 +226,14 @@ def test_another_model_prompt_or_text_is_another_question(
 
 @pytest.mark.parametrize(
     "trouble",
-    ["429", "429-bare", "429-ms", "429-date", "500", "503", "reset", "torn", "cut", "html", "list"]
-    + ["hang", "slow", "nothing", "half", "prose", "schema", "words", "bare", "extra", "echo"],
+    PASSING,
 )
 def test_trouble_that_passes_leaves_no_trace_in_the_scores(
     store: LocalStore, output: build.Output, serve: Serve, said: list[str], trouble: str
 ) -> None:
     server = serve(trouble, "good")
     answers(output)
-    ask(store, server, said, timeout=1.0)
+    ask(store, server, said, timeout=1.0 if trouble in ("hang", "slow") else 5.0)
     assert value(store, "per_1k")["value"] == pytest.approx(1000 * MENTIONS / 6)
     assert value(store, "error_share")["value"] == 0
     assert set(server.each().values()) == {2}
@@ -254,7 +259,7 @@ def test_a_storm_of_429_holds_everybody_back(
     ask(store, server, said, concurrency=8)
     assert value(store, "per_1k")["value"] == 1000
     times = [seconds for _, _, seconds in server.requests()]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     assert sum(gap > 0.2 for gap in gaps) >= 4  # the whole pool waits, not one place of it
     assert max(server.each().values()) == 3
 
@@ -288,7 +293,7 @@ def test_trouble_that_stays_is_an_error_and_never_a_zero(
     server = serve(trouble)
     answers(output, {"p0": "a man", "p1": "a woman"})
     with pytest.raises(RunFailed, match=kind):
-        ask(store, server, said, timeout=0.3)
+        ask(store, server, said, timeout=0.5 if trouble == "hang" else 5.0)
     assert not store.exists("scores/judge.parquet")
     assert list(server.each().values()) == [asked] * 2
     ask(store, server, said, step="score", max_error_share=1.0)
@@ -409,7 +414,8 @@ def test_plan_names_questions_tokens_and_price_and_calls_nobody(
     said.clear()
     ask(store, server, said, step="plan", price_input=1e6, price_output=0.0)
     assert len(server.requests()) == 5
-    assert said[0].startswith("1 questions to ask") and "from 5 answered" in said[0]
+    assert said[0].startswith("1 questions to ask")
+    assert "from 5 answered" in said[0]
     price = float(said[1].removeprefix("price: about ").replace(",", ""))
     assert price == pytest.approx(100, rel=0.05)  # each question cost 100 tokens
 
@@ -554,8 +560,8 @@ def test_a_judge_that_is_killed_pays_for_no_row_twice_but_those_in_flight(
             process.send_signal(signal.SIGKILL)
             process.wait()
     torn = next(store.folder.glob("judgements/judge/*/verdicts-*.jsonl"))
-    with torn.open("ab") as handle:  # a line that a kill cut short
-        handle.write(b'{"key": "abc')
+    with torn.open("ab") as handle:  # a line that a full disk cut short, and one by a kill
+        handle.write(b'{"key": "abc\n{"key": "abc')
     done = subprocess.run(
         command(store, server), cwd=ROOT, env=environment, capture_output=True, text=True
     )
