@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import BASELINE, Answers, CellFiles, Output, read
 from analysis.judge import prompts as prompt_files
 from analysis.judge.answer import Failure, match_of
@@ -23,6 +24,7 @@ from analysis.judge.prompts import Message
 from analysis.judge.question import Question, digest, setup
 from analysis.judge.settings import Judging
 from analysis.judge.study import Standing, covered, named, sampled, with_parts
+from analysis.measure import by_cluster
 from analysis.scores import Score
 from analysis.stats import Bootstrap, Floats, ratio
 from analysis.thumbnail import data_uri
@@ -147,7 +149,7 @@ class Accuracy:
             return scores
         both = frame.drop_nulls("yes").join(base, on="row_id", how="inner", maintain_order="left")
         sums = _sums(both, pl.col("yes"), pl.col("yes_right"), pl.lit(1))
-        change = self.bootstrap.interval(sums, difference)
+        change = self.bootstrap.interval(sums, points)
         scores.append(Score(cell, cell.attribute, "difference_points", change, len(both), coverage))
         return scores
 
@@ -160,6 +162,15 @@ class Accuracy:
                 return frame.drop_nulls("yes").select("row_id", "yes")
         return None
 
+    def comparables(self) -> list[Comparable]:
+        found = []
+        for answers, frame, _, _ in self._judged:
+            sums = by_cluster(frame.drop_nulls("yes"), pl.col("yes"))
+            cell, base = answers.cell, answers.files.attribute
+            names = (cell, cell.attribute, base, "yes_rate")
+            found.append(Comparable(*names, sums, ratio(100.0)))
+        return found
+
     def rows(self) -> pl.DataFrame | None:
         frames = [named(a, f.drop("cluster"), a.cell.attribute) for a, f, _, _ in self._judged]
         return pl.concat(frames) if frames else None
@@ -168,7 +179,7 @@ class Accuracy:
         return {"setup": self.setup.record, "unit": "per cent of the judged rows"}
 
 
-def difference(totals: Floats) -> Floats:
+def points(totals: Floats) -> Floats:
     """100 * (a - b) / n of the columns (a, b, n)."""
     return 100 * (totals[..., 0] - totals[..., 1]) / totals[..., 2]
 

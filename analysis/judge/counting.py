@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import Answers, CellFiles, Output
 from analysis.judge import prompts as prompt_files
 from analysis.judge.answer import count_of
@@ -118,6 +119,9 @@ class Counting:
     def scores(self) -> list[Score]:
         bigrams = [s for s in self.bigrams.scores() if s.metric == self.bigrams.metric]
         return [*self.rates.scores(), *bigrams, *self._extra]
+
+    def comparables(self) -> list[Comparable]:
+        return [*self.rates.comparables(), *self.bigrams.comparables()]
 
     def rows(self) -> pl.DataFrame | None:
         return pl.concat(self._rows) if self._rows else None

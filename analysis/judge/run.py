@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from analysis import scores
+from analysis import comparisons, scores
 from analysis.frame import Output
 from analysis.judge import batch
 from analysis.judge.accuracy import Accuracy
@@ -21,7 +21,7 @@ from analysis.judge.question import Question
 from analysis.judge.settings import JudgeKeys, Judging, check
 from analysis.judge.study import Study, with_parts
 from analysis.judge.verdicts import Verdicts
-from analysis.stats import Bootstrap
+from analysis.stats import Bootstrap, Permutation
 from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.store import Store
 
@@ -43,6 +43,11 @@ def run(store: Store, settings: Judging, say: Callable[[str], None] = print) -> 
             f"analysis.cluster={settings.cluster} is not known.",
             f"Choose one of {', '.join(CLUSTERS)}.",
         )
+    if settings.correction not in comparisons.CORRECTIONS:
+        raise LmmsteerError(
+            f"analysis.correction={settings.correction} is not known.",
+            f"Choose one of {', '.join(comparisons.CORRECTIONS)}.",
+        )
     return _Run(store, settings, say).step()
 
 
@@ -53,8 +58,9 @@ class _Run:
         self.output = Output(store)
         if not settings.allow_partial:
             self.output.refuse_partial()
-        bootstrap = Bootstrap(settings.bootstrap, settings.seed)
-        self.study: Study = STUDIES[settings.name](with_parts(self.output), settings, bootstrap)
+        self.bootstrap = Bootstrap(settings.bootstrap, settings.seed)
+        make = STUDIES[settings.name]
+        self.study: Study = make(with_parts(self.output), settings, self.bootstrap)
         self.log = Verdicts(store, self.study.setup)
 
     def step(self) -> list[str]:
@@ -150,14 +156,24 @@ class _Run:
         }
         self.say(
             f"intervals: {self.settings.bootstrap} bootstrap resamples by"
-            f" {self.settings.cluster}, seed {self.settings.seed}"
+            f" {self.settings.cluster}; tests: {self.settings.permutations} permutations,"
+            f" {self.settings.correction}; seed {self.settings.seed}"
         )
-        name = f"scores/{self.study.name}"
-        paths = [scores.write(self.store, f"{name}.parquet", table, record)]
+        tables = {f"scores/{self.study.name}.parquet": table}
+        compared = self._compared()
+        if not compared.is_empty():
+            tables[f"scores/comparisons/{self.study.name}.parquet"] = compared
         rows = self.study.rows()
         if rows is not None:
-            paths.append(scores.write(self.store, f"{name}.rows.parquet", rows, record))
-        return paths
+            tables[f"scores/{self.study.name}.rows.parquet"] = rows
+        return [scores.write(self.store, path, made, record) for path, made in tables.items()]
+
+    def _compared(self) -> pl.DataFrame:
+        """Paired tests between methods, over the pictures that both have verdicts for."""
+        settings = self.settings
+        permutation = Permutation(settings.permutations, settings.seed)
+        found = self.study.comparables()
+        return comparisons.table(found, self.bootstrap, permutation, settings.correction)
 
     def _add(self, verdicts: pl.DataFrame) -> list[dict[str, Any]]:
         self.study.use(self.output, verdicts)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import Answers, CellFiles, Output
 from analysis.judge.question import Question, Setup, chosen
 from analysis.scores import Score
@@ -54,6 +55,8 @@ class Study(Protocol):
     def add(self, answers: Answers) -> None: ...
 
     def scores(self) -> list[Score]: ...
+
+    def comparables(self) -> list[Comparable]: ...
 
     def rows(self) -> pl.DataFrame | None: ...
 

@@ -511,6 +511,11 @@ def test_the_picture_judge_pairs_rows_with_unsteered(
     paired = value(store, "difference_points", "accuracy", "prompt")
     # p0..p3 and p5 have both: unsteered No Yes No Yes Yes, steered Yes Yes Yes Yes No.
     assert (paired["value"], paired["n"]) == (pytest.approx(100 * (4 - 3) / 5), 5)
+    tested = pl.read_parquet(store.folder / "scores/comparisons/accuracy.parquet")
+    row = tested.row(0, named=True)
+    assert (row["method"], row["against"], row["metric"]) == ("prompt", "unsteered", "yes_rate")
+    # Exchanged in all 2^5 ways: +1, 0, +1, 0 and -1 sum to at least 1 either way in 3 of 4.
+    assert row["p"] == pytest.approx(0.75)
     asked = len(server.requests())
     ask(store, server, said, name="accuracy")
     assert len(server.requests()) == asked
