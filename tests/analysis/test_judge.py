@@ -500,7 +500,7 @@ def test_the_picture_judge_pairs_rows_with_unsteered(
     store: LocalStore, output: build.Output, serve: Serve, said: list[str]
 ) -> None:
     plain: dict[str, str | None] = {f"p{i}": "x" * (i + 1) for i in range(6)}
-    steered: dict[str, str | None] = {**{f"p{i}": "xxxx" for i in range(4)}, "p4": None, "p5": "x"}
+    steered: dict[str, str | None] = {**{f"p{i}": "xxxx" for i in range(4)}, "p4": None, "p5": "y"}
     answers(output, plain)
     output.cell("prompt", "none", lambda row, _: steered[row.image_id])
     server = serve("good")
@@ -514,8 +514,9 @@ def test_the_picture_judge_pairs_rows_with_unsteered(
     tested = pl.read_parquet(store.folder / "scores/comparisons/accuracy.parquet")
     row = tested.row(0, named=True)
     assert (row["method"], row["against"], row["metric"]) == ("prompt", "unsteered", "yes_rate")
-    # Exchanged in all 2^5 ways: +1, 0, +1, 0 and -1 sum to at least 1 either way in 3 of 4.
-    assert row["p"] == pytest.approx(0.75)
+    # Of +1, 0, +1, 0, -1, however exchanged, the sum is odd: never nearer to 0 than observed.
+    assert (row["p"], row["clusters"]) == (1.0, 5)
+    assert row["difference"] == pytest.approx(20)
     asked = len(server.requests())
     ask(store, server, said, name="accuracy")
     assert len(server.requests()) == asked
