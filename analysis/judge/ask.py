@@ -97,8 +97,11 @@ class Asker:
             self._write(question, messages, (0, 0), 0)
             return
         body, spent, tried = self.setup.asked(messages), [0, 0], 0
+        found: Count | Match | Failure | None = None
         while True:
             await self._wait()
+            if self._stopped is not None:
+                break
             reply = await self.client.ask(body)
             tried += 1
             spent = [spent[0] + reply.input_tokens, spent[1] + reply.output_tokens]
@@ -106,7 +109,8 @@ class Asker:
             if not isinstance(found, Failure) or not self._again(found, tried):
                 break
             await self._back_off(found, tried)
-        self._write(question, found, (spent[0], spent[1]), tried)
+        if found is not None:
+            self._write(question, found, (spent[0], spent[1]), tried)
 
     def _again(self, failure: Failure, tried: int) -> bool:
         if failure.fatal is not None:
@@ -117,7 +121,7 @@ class Asker:
     async def _back_off(self, failure: Failure, tried: int) -> None:
         """Wait as long as the server asks, for everybody, else twice as long each time, for this
         question; with jitter, so that not all come back at once."""
-        if failure.after is not None:
+        if failure.after:
             self._resume = max(self._resume, time.monotonic() + failure.after)
             return
         if failure.kind not in ANSWERED:
