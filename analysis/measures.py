@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from analysis.competency import Competency
+from analysis.direct import Direct
 from analysis.frame import CellFiles
+from analysis.health import Health
 from analysis.measure import Measure
 from analysis.mentions import Mentions
 from analysis.occupation import Occupation
@@ -21,4 +24,7 @@ MEASURES: dict[str, Made] = {
     "sentiment": Sentiment,
     "occupation": Occupation,
     "vqa": Vqa,
+    "health": Health,
+    "competency": Competency,
+    "direct": Direct,
 }

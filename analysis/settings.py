@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 class Analysis:
     """The keys of the `analysis` config group.
 
-    name: mentions, sentiment, occupation, vqa, or all (those whose inputs are there).
+    name: a measure of analysis/measures.py, or all (those whose inputs are there).
     bigrams: CSV of annotated bigrams (bigram, attribute, freq, label); null counts every bigram.
     mode: allow (only bigrams labelled related count) or deny (all but those labelled unrelated).
     by: label column whose groups sentiment compares; null is the first there is of race, skin_tone,
     gender, age, body_type.
     attributes: attributes to measure beside those of the cells, each with its target words; an
     empty list takes the words of conf/attribute.
+    competency: file of competency words, one a line; null takes the shipped list.
+    direct: id of the prompt that asks for the label `by` itself.
     bootstrap, seed: resamples of the 95% intervals and their seed. cluster: what is resampled,
     image_id or group_id (counterfactual sets).
     permutations: exchanges of a paired test between methods, from the same seed. correction: of its
@@ -30,6 +32,8 @@ class Analysis:
     mode: str = "deny"
     by: str | None = None
     attributes: dict[str, list[str]] = field(default_factory=dict)
+    competency: str | None = None
+    direct: str | None = None
     bootstrap: int = 1000
     seed: int = 0
     cluster: str = "image_id"

@@ -1,0 +1,92 @@
+"""Means of several quantities per cell, and their differences from the unsteered cell.
+
+A quantity is a sum and what it is divided by, kept by cluster; a difference is taken over the
+clusters that both cells have, so that the same pictures are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from analysis.frame import BASELINE, Answers
+from analysis.scores import Score
+from analysis.stats import Bootstrap, Floats, ratio
+from lmmsteer.schema import Cell
+
+
+@dataclass
+class Seen:
+    """Sums of one cell: frames with the columns cluster, NAME and NAME_of for each quantity."""
+
+    cell: Cell
+    attribute: str  # without what a sweep varied
+    coverage: float | None
+    frames: list[pl.DataFrame] = field(default_factory=list)
+
+    def sums(self) -> pl.DataFrame:
+        whole = pl.concat(self.frames)
+        return whole.group_by("cluster").agg(pl.exclude("cluster").sum()).sort("cluster")
+
+
+@dataclass
+class Means:
+    """The quantities `names` over all cells; `NAME_change` is the difference from unsteered."""
+
+    names: Sequence[str]
+    bootstrap: Bootstrap
+    seen: dict[Cell, Seen] = field(default_factory=dict)
+
+    def add(self, answers: Answers, sums: pl.DataFrame) -> None:
+        """Add rows of a cell: columns cluster and, for each quantity, NAME and NAME_of."""
+        columns = [c for name in self.names for c in (name, f"{name}_of")]
+        frame = sums.select("cluster", pl.col(columns).cast(pl.Float64))
+        made = Seen(answers.cell, answers.files.attribute, answers.coverage)
+        self.seen.setdefault(answers.cell, made).frames.append(frame)
+
+    def scores(self) -> Iterator[Score]:
+        sums = {cell: seen.sums() for cell, seen in self.seen.items()}
+        for seen in self.seen.values():
+            for name in self.names:
+                yield from self._value(seen, sums[seen.cell], name)
+            base = self._baseline(seen)
+            if base is None:
+                continue
+            both = sums[seen.cell].join(
+                sums[base.cell], on="cluster", how="inner", maintain_order="left"
+            )
+            for name in self.names:
+                yield from self._change(seen, both, name)
+
+    def _value(self, seen: Seen, sums: pl.DataFrame, name: str) -> Iterator[Score]:
+        columns = sums.select(name, f"{name}_of").to_numpy()
+        behind = int(columns[:, 1].sum())
+        if behind:
+            found = self.bootstrap.interval(columns, ratio())
+            yield Score(seen.cell, seen.cell.attribute, name, found, behind, seen.coverage)
+
+    def _change(self, seen: Seen, both: pl.DataFrame, name: str) -> Iterator[Score]:
+        of = f"{name}_of"
+        columns = both.select(name, of, f"{name}_right", f"{of}_right").to_numpy()
+        behind = int(columns[:, 1].sum())
+        if behind and columns[:, 3].sum():
+            found = self.bootstrap.interval(columns, difference)
+            label = f"{name}_change"
+            yield Score(seen.cell, seen.cell.attribute, label, found, behind, seen.coverage)
+
+    def _baseline(self, seen: Seen) -> Seen | None:
+        if seen.cell.method == BASELINE:
+            return None
+        attributes = (seen.attribute, "none")
+        for other in self.seen.values():
+            same = (other.cell.model, other.cell.dataset) == (seen.cell.model, seen.cell.dataset)
+            if same and other.cell.method == BASELINE and other.attribute in attributes:
+                return other
+        return None
+
+
+def difference(totals: Floats) -> Floats:
+    """a / b - c / d of the columns (a, b, c, d)."""
+    return totals[..., 0] / totals[..., 1] - totals[..., 2] / totals[..., 3]
