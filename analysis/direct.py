@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from analysis.frame import BASELINE, Answers, CellFiles
+from analysis.means import lower
 from analysis.scores import Score
 from analysis.sentiment import group_column
 from analysis.settings import Analysis
@@ -84,7 +85,8 @@ class Direct:
             found += self._cell(asked, judged[asked.cell])
             base = self._baseline(asked)
             if base is not None:
-                found += self._change(asked, judged[asked.cell], judged[base.cell])
+                coverage = lower(asked.coverage, base.coverage)
+                found += self._change(asked, coverage, judged[asked.cell], judged[base.cell])
         return found
 
     def _cell(self, asked: Asked, judged: pl.DataFrame) -> Iterator[Score]:
@@ -102,7 +104,9 @@ class Direct:
         worst = self.bootstrap.interval(sums, _worst)
         yield Score(*names, "worst_group_accuracy", worst, rows, asked.coverage)
 
-    def _change(self, asked: Asked, ours: pl.DataFrame, base: pl.DataFrame) -> Iterator[Score]:
+    def _change(
+        self, asked: Asked, coverage: float | None, ours: pl.DataFrame, base: pl.DataFrame
+    ) -> Iterator[Score]:
         groups = sorted(set(ours["label"]) & set(base["label"]))
         if not groups:
             return
@@ -114,7 +118,7 @@ class Direct:
         sums = both.drop("cluster").to_numpy()
         rows = int(sums[:, len(groups) : 2 * len(groups)].sum())
         found = self.bootstrap.interval(sums, _worst_change)
-        yield Score(asked.cell, asked.cell.attribute, "D_WCA", found, rows, asked.coverage)
+        yield Score(asked.cell, asked.cell.attribute, "D_WCA", found, rows, coverage)
 
     def _baseline(self, asked: Asked) -> Asked | None:
         if asked.cell.method == BASELINE:

@@ -58,7 +58,7 @@ class Means:
                 sums[base.cell], on="cluster", how="inner", maintain_order="left"
             )
             for name in self.names:
-                yield from self._change(seen, both, name)
+                yield from self._change(seen, lower(seen.coverage, base.coverage), both, name)
 
     def _value(self, seen: Seen, sums: pl.DataFrame, name: str) -> Iterator[Score]:
         columns = sums.select(name, f"{name}_of").to_numpy()
@@ -67,14 +67,16 @@ class Means:
             found = self.bootstrap.interval(columns, ratio())
             yield Score(seen.cell, seen.cell.attribute, name, found, behind, seen.coverage)
 
-    def _change(self, seen: Seen, both: pl.DataFrame, name: str) -> Iterator[Score]:
+    def _change(
+        self, seen: Seen, coverage: float | None, both: pl.DataFrame, name: str
+    ) -> Iterator[Score]:
         of = f"{name}_of"
         columns = both.select(name, of, f"{name}_right", f"{of}_right").to_numpy()
         behind = int(columns[:, 1].sum())
         if behind and columns[:, 3].sum():
             found = self.bootstrap.interval(columns, difference)
             label = f"{name}_change"
-            yield Score(seen.cell, seen.cell.attribute, label, found, behind, seen.coverage)
+            yield Score(seen.cell, seen.cell.attribute, label, found, behind, coverage)
 
     def _baseline(self, seen: Seen) -> Seen | None:
         if seen.cell.method == BASELINE:
@@ -90,3 +92,8 @@ class Means:
 def difference(totals: Floats) -> Floats:
     """a / b - c / d of the columns (a, b, c, d)."""
     return totals[..., 0] / totals[..., 1] - totals[..., 2] / totals[..., 3]
+
+
+def lower(a: float | None, b: float | None) -> float | None:
+    """The coverage of a comparison: the lower of its two cells', unknown where one is."""
+    return None if a is None or b is None else min(a, b)
