@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import Answers, CellFiles
 from analysis.means import Means, Seen
 from analysis.measure import PER
@@ -89,6 +90,9 @@ class Competency:
                 sums, lambda totals, over=spread_of: over(group_rates(totals, 1.0))
             )
             yield Score(*names, metric, interval, int(behind.sum()), seen.coverage)
+
+    def comparables(self) -> list[Comparable]:
+        return self.means.comparables()
 
     def rows(self) -> pl.DataFrame | None:
         return None

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import BASELINE, Answers, CellFiles
 from analysis.means import lower
 from analysis.scores import Score
 from analysis.sentiment import group_column
 from analysis.settings import Analysis
-from analysis.stats import Bootstrap, Floats, group_rates
+from analysis.stats import Bootstrap, Floats, group_rates, ratio
 from analysis.words import split, words_of
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
@@ -129,6 +130,18 @@ class Direct:
             if same and other.cell.method == BASELINE and other.attribute in attributes:
                 return other
         return None
+
+    def comparables(self) -> list[Comparable]:
+        labels = sorted(
+            {label for a in self.asked.values() for f in a.frames for label in f["label"]}
+        )
+        found = []
+        for cell, asked in self.asked.items():
+            judged = _judged(pl.concat(asked.frames), labels).group_by("cluster")
+            sums = judged.agg(pl.col("right", "rows").sum()).sort("cluster")
+            names = (cell, cell.attribute, asked.attribute, "accuracy")
+            found.append(Comparable(*names, sums, ratio(100)))
+        return found
 
     def rows(self) -> pl.DataFrame | None:
         return None

@@ -24,6 +24,7 @@ from lmmsteer.store import Store
 KEYS = ("model", "method", "attribute", "dataset")
 BASELINE = "unsteered"
 ANSWER_COLUMNS = ("row_id", "image_id", "prompt_id", "seed", "text")
+OPTIONAL_COLUMNS = ("new_tokens", "finish_reason")  # Where lmmsteer wrote the answers.
 MANIFEST_COLUMNS = ("row_id", "prompt", "group_id", *LABELS)
 
 
@@ -168,7 +169,8 @@ class Output:
 
         Raises: LmmsteerError for a damaged part, a missing column or a row answered twice.
         """
-        frame = read(self.store, [part.path for part in files.parts], ANSWER_COLUMNS)
+        paths = [part.path for part in files.parts]
+        frame = read(self.store, paths, ANSWER_COLUMNS, OPTIONAL_COLUMNS)
         if frame["row_id"].n_unique() < len(frame):
             twice = frame.filter(pl.col("row_id").is_duplicated())["row_id"][0]
             raise LmmsteerError(
@@ -185,13 +187,18 @@ class Output:
         return Answers(files, answered, len(frame) - len(answered), coverage)
 
 
-def read(store: Store, paths: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
-    """Named columns of Parquet parts, in the order of the parts; missing ones are named."""
+def read(
+    store: Store, paths: Sequence[str], columns: Sequence[str], optional: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Named columns of Parquet parts, in the order of the parts; missing ones are named.
+
+    optional: columns that are null where a part has none, and left out where no part has any.
+    """
     frames = []
     for path in paths:
         source = store.local(path) or io.BytesIO(store.read_bytes(path))
         try:
-            frames.append(pl.read_parquet(source, columns=list(columns), hive_partitioning=False))
+            frames.append(_read(source, columns, optional))
         except pl.exceptions.ColumnNotFoundError as error:
             missing = str(error).splitlines()[0]
             raise LmmsteerError(
@@ -200,7 +207,17 @@ def read(store: Store, paths: Sequence[str], columns: Sequence[str]) -> pl.DataF
             ) from error
         except (pl.exceptions.PolarsError, OSError) as error:
             raise _damaged(store, path, error) from error
-    return pl.concat(frames, how="vertical_relaxed")
+    return pl.concat(frames, how="diagonal_relaxed")
+
+
+def _read(source: Any, columns: Sequence[str], optional: Sequence[str]) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(source, columns=[*columns, *optional], hive_partitioning=False)
+    except pl.exceptions.ColumnNotFoundError:
+        if not optional:
+            raise
+    there = [name for name in optional if name in pl.read_parquet_schema(source)]
+    return pl.read_parquet(source, columns=[*columns, *there], hive_partitioning=False)
 
 
 def _order(files: CellFiles) -> tuple[str, str, bool, str]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import Answers, CellFiles
 from analysis.means import Means
 from analysis.scores import Score
@@ -70,6 +71,9 @@ class Health:
 
     def scores(self) -> list[Score]:
         return list(self.means.scores())
+
+    def comparables(self) -> list[Comparable]:
+        return self.means.comparables()
 
     def rows(self) -> pl.DataFrame | None:
         return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from analysis.comparisons import Comparable
 from analysis.frame import BASELINE, Answers
 from analysis.scores import Score
 from analysis.stats import Bootstrap, Floats, ratio
@@ -45,6 +46,18 @@ class Means:
         frame = sums.select("cluster", pl.col(columns).cast(pl.Float64))
         made = Seen(answers.cell, answers.files.attribute, answers.coverage)
         self.seen.setdefault(answers.cell, made).frames.append(frame)
+
+    def comparables(self) -> list[Comparable]:
+        """Every quantity of every cell that has it, as it is compared with the others'."""
+        sums = {cell: seen.sums() for cell, seen in self.seen.items()}
+        return [
+            Comparable(
+                cell, cell.attribute, self.seen[cell].attribute, name, columns, ratio(), rate=True
+            )
+            for name in self.names
+            for cell, found in sums.items()
+            if (columns := found.select("cluster", name, f"{name}_of"))[f"{name}_of"].sum()
+        ]
 
     def scores(self) -> Iterator[Score]:
         sums = {cell: seen.sums() for cell, seen in self.seen.items()}
