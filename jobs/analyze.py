@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import analysis
-from analysis import judge
+from analysis import annotate, judge
 from jobs import explain
 from lmmsteer import config as configs
 from lmmsteer.config import AnalyzeConfig
@@ -19,16 +19,23 @@ def run(members: list[Member]) -> int:
         if member.config is None:
             raise explain.sentence(member.error or ValueError("no config"), "analyze")
         asked = configs.typed(member.config, AnalyzeConfig, "")
-        judged = asked.analysis.get("name") in judge.NAMES
-        schema = judge.Judging if judged else analysis.Analysis
-        settings = configs.typed(asked.analysis, schema, "analysis")
+        settings = configs.typed(asked.analysis, _schema(asked.analysis.get("name")), "analysis")
         partial = settings.allow_partial or asked.allow_partial
         settings = replace(settings, allow_partial=partial)
         store = open_store(asked.out)
         if isinstance(settings, judge.Judging):
             paths = judge.run(store, settings)
+        elif isinstance(settings, annotate.Annotating):
+            paths = annotate.run(store, settings)
         else:
             paths = analysis.run(store, [settings.name], settings)
         for path in paths:
             print(f"{store.root}/{path}")
     return 0
+
+
+def _schema(name: object) -> type[analysis.Analysis]:
+    """The keys of an analysis."""
+    if name == annotate.NAME:
+        return annotate.Annotating
+    return judge.Judging if name in judge.NAMES else analysis.Analysis
