@@ -6,6 +6,7 @@ lmmsteer did not write (no footer of ours, or no _cell.json) are read too and ar
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -30,11 +31,15 @@ MANIFEST_COLUMNS = ("row_id", "prompt", "group_id", *LABELS)
 
 @dataclass(frozen=True)
 class Part:
-    """One response part: its path below `out`, its rows, and whether its footer is ours."""
+    """One response part: its path below `out`, its rows, and the digest of them in our footer."""
 
     path: str
     rows: int
-    ours: bool
+    digest: str = ""
+
+    @property
+    def ours(self) -> bool:
+        return bool(self.digest)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ class CellFiles:
     @property
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
+
+    @property
+    def snapshot(self) -> str:
+        """sha256 over path, rows and digest of the parts that were seen, in their order."""
+        seen = [[part.path, part.rows, part.digest] for part in self.parts]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     @property
     def verified(self) -> bool:
@@ -236,7 +247,7 @@ def _part(store: Store, path: str) -> Part:
     if rows is not None and int(rows) != metadata.num_rows:
         reason = f"{metadata.num_rows} rows where its footer says {int(rows)}"
         raise _damaged(store, path, reason)
-    return Part(path, metadata.num_rows, b"lmmsteer.digest" in footer)
+    return Part(path, metadata.num_rows, footer.get(b"lmmsteer.digest", b"").decode())
 
 
 def _damaged(store: Store, path: str, why: object) -> LmmsteerError:

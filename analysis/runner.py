@@ -88,6 +88,8 @@ def _look(
                 "planned": files.planned,
                 "coverage": answers.coverage,
                 "verified": files.verified,
+                "parts": len(files.parts),
+                "snapshot": files.snapshot,
             }
         )
         notes += _notes(files, answers.coverage)

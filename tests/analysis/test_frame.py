@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -173,3 +174,21 @@ def test_running_again_gives_the_same_scores(store: LocalStore, output: build.Ou
     before = [store.read_bytes(path) for path in paths]
     assert analysis.run(store, ["all"], Analysis(bootstrap=50), quiet) == paths
     assert [store.read_bytes(path) for path in paths] == before
+
+
+def test_scores_say_which_parts_they_are_of(store: LocalStore, output: build.Output) -> None:
+    output.manifest(build.people(24)).cell("unsteered", "none", build.story({}), parts=1)
+    settings = Analysis(bootstrap=10, allow_partial=True)
+
+    def snapshot() -> tuple[int, str]:
+        (path, *_) = analysis.run(store, ["sentiment"], settings, quiet)
+        about = pl.read_parquet_metadata(store.folder / path)["lmmsteer.analysis"]
+        (cell,) = json.loads(about)["cells"]
+        return cell["parts"], cell["snapshot"]
+
+    first = snapshot()
+    assert first[0] == 1
+    assert snapshot() == first
+    output.cell("unsteered", "none", build.story({}))
+    assert snapshot()[0] > 1
+    assert snapshot()[1] != first[1]
