@@ -151,8 +151,8 @@ class Driver:
         if now < self._hire_at:
             return
         hands = self.scheduler.hands.values()
-        # Some may never come; where there are no free devices, few are asked for in vain.
-        coming = len(self.coming) - min(self._late(now), 1 + want // 16)
+        # Some may never come. Where others have, few more are asked for: there may be no room.
+        coming = len(self.coming) - min(self._late(now), 1 + want // 16 if hands else want)
         free = coming + sum(1 for h in hands if not h.open or h.open[0].item is None)
         missing = want - len(hands) - coming
         for _ in range(min(missing, self.scheduler.waiting - free)):

@@ -187,7 +187,10 @@ def _with_traits(drawn: Schedule, chance: Random, theme: str) -> Schedule:
     elif odd < 0.25:
         rows = [(rows[0][0], 0, "pair")]
     elif odd < 0.3:
-        return replace(drawn, wrong_model=chance.choice(("fails", "kills", "hangs", "node")))
+        wrong = chance.choice(("fails", "kills", "hangs", "node"))
+        # A model that takes its host down, and only a host that starts nobody beside it: no run can.
+        bad = "" if wrong == "node" else drawn.bad_host
+        return replace(drawn, wrong_model=wrong, bad_host=bad)
     tight = chance.random() < 0.2
     share = 0.01 if tight else 1.0
     return replace(drawn, poison=tuple(rows), share=share, breaker=tight and chance.random() < 0.5)

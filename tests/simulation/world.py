@@ -220,7 +220,9 @@ class World:
         for process in self.running.values():
             if isinstance(process, SimWorker) and not process.dead and not process.doomed:
                 taken[process.host] = taken.get(process.host, 0) + 1
-        for host, places in self.hosts.items():
+        for host, places in sorted(
+            self.hosts.items()
+        ):  # The bad one last, also after others' loss.
             if taken.get(host, 0) < places + self.extra_room:
                 return host
         return None
