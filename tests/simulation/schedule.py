@@ -188,7 +188,7 @@ def _with_traits(drawn: Schedule, chance: Random, theme: str) -> Schedule:
         rows = [(rows[0][0], 0, "pair")]
     elif odd < 0.3:
         wrong = chance.choice(("fails", "kills", "hangs", "node"))
-        # A model that takes its host down, and only a host that starts nobody beside it: no run can.
+        # A host that starts nobody, and a model that takes all others down: no run could do it.
         bad = "" if wrong == "node" else drawn.bad_host
         return replace(drawn, wrong_model=wrong, bad_host=bad)
     tight = chance.random() < 0.2
