@@ -34,7 +34,9 @@ def command_workers_killed(scene: Scene) -> None:
         scene.until(scene.workers)
         time.sleep(scene.rng.uniform(0, 3))
         scene.hit()
-    scene.ended(drive, 0, END_SECONDS)
+    code = scene.ended(drive, seconds=END_SECONDS)
+    if code != 0 and "ended while they loaded" not in drive.said():  # Twice: then it is the model.
+        raise Violation(f"exit code {code}: {drive.said()[-800:]}")
     _finish(scene)
 
 
