@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-import analysis
+from jobs import analyze
 from jobs.__main__ import CONF, VERBS
 from lmmsteer import config as configs
 from lmmsteer import datasets, device
@@ -54,7 +54,8 @@ def _instance(group: str, config: Any) -> object:
     if group == "dataset":
         return datasets.open_dataset(config.dataset)
     if group == "analysis":
-        return configs.typed(config.analysis, analysis.Analysis, "analysis")
+        schema = analyze._schema(config.analysis.get("name"))
+        return configs.typed(config.analysis, schema, "analysis")
     typed = resolve.typed_config(config)
     if group == "engine":
         return engines.open_engine(typed.engine)
