@@ -36,11 +36,13 @@ def token_ids(
         some = requests[starts[at] : starts[at] + TOGETHER]
         found = learning.answer(lmm, some, pictures, Edit(), max_new_tokens, temperature)
         said = [list(response.token_ids or ()) for response in found]
-        learning.say(f"answers: {starts[at] + len(some)} of {len(requests)}")
         return {
             "ids": torch.tensor([token for ids in said for token in ids], dtype=torch.int64),
             "lengths": torch.tensor([len(ids) for ids in said]),
         }
 
-    found = learning.passes.each([f"{name}-{start}" for start in starts], answered)
+    def there(at: int) -> None:
+        learning.say(f"answers: {min(starts[at] + TOGETHER, len(requests))} of {len(requests)}")
+
+    found = learning.passes.each([f"{name}-{start}" for start in starts], answered, there)
     return [ids.tolist() for one in found for ids in one["ids"].split(one["lengths"].tolist())]

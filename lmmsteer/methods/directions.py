@@ -131,11 +131,13 @@ class Judge:
             layer, at = tried[number]
             trial = Artifact(direction_of(differences, mean, layer), {"layer": layer})
             found = self._measured(trial, alphas[at], base)
-            self.say(f"layer {layer + 1} of {len(differences)}")
             return {"found": torch.tensor(found, dtype=torch.float64)}
 
+        def there(number: int) -> None:
+            self.say(f"layer {tried[number][0] + 1} of {len(differences)}")
+
         names = [f"layer-{layer}-strength-{at}" for layer, at in tried]
-        figures = dict(zip(tried, self.passes.each(names, measured), strict=True))
+        figures = dict(zip(tried, self.passes.each(names, measured, there), strict=True))
         found = []
         for layer, problem in enumerate(problems):
             if problem is not None:

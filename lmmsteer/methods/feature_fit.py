@@ -199,10 +199,12 @@ def pool(lmm: Lmm, learning: Learning, images: int, validation: float) -> Pooled
 
     def means(some: Sequence[str]) -> Tensor:
         seen = shown_tokens(lmm, learning, some)
-        learning.say(f"picture features: {image_ids.index(some[-1]) + 1} of {len(image_ids)}")
         return torch.stack([tokens.mean(0).cpu() for tokens in seen])
 
-    features = learning.passes.rows("features", image_ids, means)
+    def there(count: int) -> None:
+        learning.say(f"picture features: {count} of {len(image_ids)}")
+
+    features = learning.passes.rows("features", image_ids, means, there=there)
     for image_id, row in zip(image_ids, features, strict=True):
         if not torch.isfinite(row).all():
             raise LmmsteerError(

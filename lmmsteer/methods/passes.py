@@ -60,11 +60,15 @@ class Passes:
         return self._computed(name, compute) if kept is None else kept
 
     def each(
-        self, names: Sequence[str], compute: Callable[[int], Tensors]
+        self,
+        names: Sequence[str],
+        compute: Callable[[int], Tensors],
+        there: Callable[[int], None] | None = None,
     ) -> list[dict[str, Tensor]]:
         """What `compute` returns for each index of `names`: passes that rest on none of the others.
 
-        Each hand begins at a place of its own and goes round, past what is on the shelf.
+        Each hand begins at a place of its own and goes round, past what is on the shelf. `there`
+        hears of each index once its result is there, whoever has computed it.
         """
         first = len(names) * self.hand // self.hands
         found: dict[int, dict[str, Tensor]] = {}
@@ -73,6 +77,8 @@ class Passes:
             found[at] = (
                 self._computed(names[at], lambda at=at: compute(at)) if kept is None else kept
             )
+            if there is not None:
+                there(at)
         return [found[at] for at in range(len(names))]
 
     def rows(
@@ -81,14 +87,22 @@ class Passes:
         items: Sequence[T],
         compute: Callable[[Sequence[T]], Tensor],
         size: int = TOGETHER,
+        there: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """One row for each item, computed for `size` of them in a pass. [items, ...]"""
+        """One row for each item, computed for `size` of them in a pass. [items, ...]
+
+        `there` hears how many items lie before the end of each pass whose rows are there.
+        """
         starts = range(0, len(items), size)
 
         def part(at: int) -> Tensors:
             return {"rows": compute(items[starts[at] : starts[at] + size])}
 
-        found = self.each([f"{name}-{start}" for start in starts], part)
+        def told(at: int) -> None:
+            if there is not None:
+                there(min(starts[at] + size, len(items)))
+
+        found = self.each([f"{name}-{start}" for start in starts], part, told)
         return torch.cat([one["rows"] for one in found])
 
     def steps(

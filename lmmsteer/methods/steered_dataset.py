@@ -173,11 +173,13 @@ class SteeredDataset(Applying):
         answers = self._answers(lmm, learning, name, pictures, pairs)
 
         def computed(some: Sequence[int]) -> Tensor:
-            learning.say(f"hidden states of {name} pairs: {some[-1] + 1} of {len(pairs)}")
             chosen, said = [pairs[at] for at in some], [answers[at] for at in some]
             return states(lmm, chosen, self.position, said)
 
-        return learning.passes.rows(f"{name}-states", range(len(pairs)), computed)
+        def there(count: int) -> None:
+            learning.say(f"hidden states of {name} pairs: {count} of {len(pairs)}")
+
+        return learning.passes.rows(f"{name}-states", range(len(pairs)), computed, there=there)
 
     def _answers(
         self,

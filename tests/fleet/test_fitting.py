@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Passes.rows, "__defaults__", (8,))
+    monkeypatch.setattr(Passes.rows, "__defaults__", (8, None))
 
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, passes: int) -> Callable[[], None]:

@@ -53,7 +53,7 @@ class Counted:
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Passes of a few items, so that a small fit has several."""
-    monkeypatch.setattr(Passes.rows, "__defaults__", (5,))
+    monkeypatch.setattr(Passes.rows, "__defaults__", (5, None))
     monkeypatch.setattr(answers, "TOGETHER", 17)
     monkeypatch.setattr(attributions, "TOGETHER", 16)
 
@@ -97,7 +97,7 @@ def helped(fit, learning, counted, plain):
 
 @pytest.mark.parametrize("method_class", planted.METHODS)
 def test_a_fit_of_features_looks_at_no_picture_twice(monkeypatch, method_class):
-    monkeypatch.setattr(Passes.rows, "__defaults__", (9,))
+    monkeypatch.setattr(Passes.rows, "__defaults__", (9, None))
     tokens, learning = planted.world(each=12)
     images = {picture.tobytes(): at for at, picture in enumerate(learning.pictures.values())}
     looked = Counted(
@@ -200,7 +200,9 @@ def test_hands_begin_apart_and_meet_where_the_others_have_been():
             done[which].append(at)
             return {"x": torch.tensor(at)}
 
-        found = Passes(shelf, which, 3).each(names, compute)
+        heard = []
+        found = Passes(shelf, which, 3).each(names, compute, heard.append)
+        assert sorted(heard) == list(range(6))
         assert [int(one["x"]) for one in found] == list(range(6))
 
     shelf.kept.update(
@@ -224,6 +226,16 @@ def test_a_helping_hand_stops_where_it_could_only_wait_and_when_the_fit_is_over(
     with pytest.raises(Helped):
         Passes(shelf, 1, 2).each(["a", "b"], pytest.fail)
     assert list(shelf.kept) == ["x"]
+
+
+def test_the_rows_there_are_told_whoever_computed_them():
+    shelf, heard = Memory(), []
+    for _ in range(2):
+        rows = Passes(shelf).rows(
+            "x", range(5), lambda some: torch.tensor([[at] for at in some]), 2, heard.append
+        )
+        assert rows[:, 0].tolist() == list(range(5))
+    assert heard == [2, 4, 5] * 2
 
 
 def test_no_steps_are_no_pass():
