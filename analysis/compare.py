@@ -7,7 +7,6 @@ Reads out/scores and out/logs; markdown on screen.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import polars as pl
 
 from analysis import scores
 from analysis.frame import BASELINE
+from analysis.worked import worked
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store, open_store
 
@@ -77,35 +77,14 @@ def _scores(store: Store, name: str, model: str, dataset: str) -> Found:
 
 
 def _seconds(store: Store, model: str, dataset: str) -> dict[tuple[str, str], float]:
-    """Worker seconds of every cell, from the logs of whoever answered it.
-
-    A line that is torn does not count, nor does a shard whose part was another worker's.
-    """
+    """Worker seconds of every cell by method and attribute, tries that were done again included."""
     found: dict[tuple[str, str], float] = defaultdict(float)
-    for path in store.list("logs"):
-        if not path.rpartition("/")[2].startswith(("generate", "resume")):
-            continue
-        for line in store.read_bytes(path).splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            cell = _cell(event, model, dataset)
-            if cell is not None:
-                found[cell] += event["seconds"]
-    return found
-
-
-def _cell(event: Any, model: str, dataset: str) -> tuple[str, str] | None:
-    """The method and the attribute that a line of a log has answered a shard of."""
-    if not isinstance(event, dict) or event.get("event") != "done":
-        return None
-    label = event["cell"]
     start, end = f"{model} ", f" {dataset}"
-    if not event.get("created", True) or not (label.startswith(start) and label.endswith(end)):
-        return None
-    method, _, attribute = label[len(start) : -len(end)].rpartition(" ")
-    return method, attribute
+    for label, one in worked(store):
+        if label.startswith(start) and label.endswith(end):
+            method, _, attribute = label[len(start) : -len(end)].rpartition(" ")
+            found[method, attribute] += one.seconds
+    return found
 
 
 def _shown(

@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.worked import Worked, of_cells
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import LABELS, RESPONSES, Cell
 from lmmsteer.store import Store
@@ -84,13 +85,15 @@ class Answers:
     """The answered rows of a cell (`text` is never null), and how many rows failed.
 
     frame: row_id, image_id, prompt_id, seed, text; with a manifest also prompt, group_id, labels.
-    coverage: answered and failed rows as a share of the planned ones.
+    coverage: answered and failed rows as a share of the planned ones. work: what workers took for
+    each part, by its name; the logs are read when it is asked for.
     """
 
     files: CellFiles
     frame: pl.DataFrame
     failed: int
     coverage: float | None
+    work: Callable[[], Mapping[str, Worked]] = dict
 
     @property
     def cell(self) -> Cell:
@@ -109,6 +112,7 @@ class Output:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._manifests: dict[str, pl.DataFrame | None] = {}
+        self._worked: dict[str, dict[str, Worked]] | None = None
 
     @cached_property
     def cells(self) -> list[CellFiles]:
@@ -195,7 +199,13 @@ class Output:
             frame = frame.join(manifest, on="row_id", how="left", maintain_order="left")
         answered = frame.filter(pl.col("text").is_not_null())
         coverage = known / files.planned if files.planned else None
-        return Answers(files, answered, len(frame) - len(answered), coverage)
+        work = partial(self._work, files.cell)
+        return Answers(files, answered, len(frame) - len(answered), coverage, work)
+
+    def _work(self, cell: Cell) -> Mapping[str, Worked]:
+        if self._worked is None:
+            self._worked = of_cells(self.store)
+        return self._worked.get(str(cell), {})
 
 
 def read(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from analysis.competency import Competency
+from analysis.cost import Cost
 from analysis.direct import Direct
 from analysis.frame import CellFiles
 from analysis.health import Health
@@ -27,4 +28,5 @@ MEASURES: dict[str, Made] = {
     "health": Health,
     "competency": Competency,
     "direct": Direct,
+    "cost": Cost,
 }

@@ -17,6 +17,7 @@ from analysis.stats import Bootstrap, Permutation
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
 
+NEEDS = {"cost": "It needs the logs of the run (out/logs), which say what each part took."}
 CLUSTERS = ("image_id", "group_id")
 
 
@@ -120,7 +121,10 @@ def _write(
                 continue
             raise LmmsteerError(
                 f"No answer has what the analysis {measure.name} needs.",
-                "It needs labels from a manifest: see the data set's metadata file.",
+                NEEDS.get(
+                    measure.name,
+                    "It needs labels from a manifest: see the data set's metadata file.",
+                ),
             )
         record = {**about, measure.name: measure.about()}
         paths.append(scores.write(store, f"scores/{measure.name}.parquet", table, record))

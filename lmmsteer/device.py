@@ -10,7 +10,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +21,8 @@ from lmmsteer.errors import LmmsteerError
 
 Kind = Literal["cpu", "cuda", "hpu"]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+STATUS = Path("/proc/self/status")
+CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: "5" resets the peak of resident memory.
 STACK = ("torch", "transformers", "tokenizers", "numpy", "pillow", "safetensors")
 
 
@@ -82,6 +86,32 @@ class Device:
         page = os.sysconf("SC_PAGE_SIZE")
         total, free = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
         return (total - free) * page, total * page
+
+    def watch_memory(self) -> None:
+        """From now on `peak_memory` looks for a new peak."""
+        if self.kind == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        elif self.kind == "hpu":
+            _hpu().reset_peak_memory_stats()
+        else:
+            with suppress(OSError):
+                CLEAR_PEAK.write_text("5")
+
+    def peak_memory(self) -> int | None:
+        """Bytes that tensors took at the most on the card, or that this process had resident, since
+        `watch_memory` (a processor's: since the process began, where its system resets no peaks).
+
+        None where the system does not say.
+        """
+        if self.kind == "cuda":
+            return torch.cuda.max_memory_allocated()
+        if self.kind == "hpu":
+            return int(_hpu().max_memory_allocated())
+        with suppress(OSError):
+            for line in STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return None
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given; needed before reading a clock."""

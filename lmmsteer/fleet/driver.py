@@ -282,6 +282,8 @@ class Driver:
             "model": call.model.name,
             "device": self._cards.get(event.number),
         }
+        if report.memory is not None:
+            facts["memory"] = report.memory
         if report.engine:
             facts["engine"] = report.engine
         place = {"cell": call.item.label, "part": call.item.part, "worker": event.number}

@@ -72,8 +72,9 @@ class Report:
     """What came of a shard or a fit.
 
     created: False where another's part was there first. engine: what the engine says of its run;
-    said: what a fit has to say of its way. failure: None, `model` (it cannot be loaded), `shard`,
-    or `storage` (what was answered cannot be kept).
+    said: what a fit has to say of its way. memory: bytes that its device, or on a processor the
+    worker, took at the most meanwhile (None: not known). failure: None, `model` (it cannot be
+    loaded), `shard`, or `storage` (what was answered cannot be kept).
     """
 
     rows: int = 0
@@ -83,5 +84,6 @@ class Report:
     created: bool = True
     engine: dict[str, Any] = field(default_factory=dict)
     said: tuple[str, ...] = ()
+    memory: int | None = None
     failure: str | None = None
     error: str = ""

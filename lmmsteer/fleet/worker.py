@@ -7,7 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
@@ -77,7 +77,11 @@ class Worker:
         def answer(model: lmm.Lmm) -> Report:
             store = self._store(task.out)
             report = shard.found(store, task, part)
-            return report or self._shard(task, part, digests).answer(store, model, excluded)
+            if report is not None:
+                return report
+            self.device.watch_memory()
+            report = self._shard(task, part, digests).answer(store, model, excluded)
+            return replace(report, memory=self.device.peak_memory())
 
         return self._work(task.model, answer)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -222,3 +223,9 @@ def test_what_a_given_up_worker_says_later_is_not_heard() -> None:
     fleet.happened.append(Up(99, {}))
     driver.run()
     assert 99 not in scheduler.hands
+
+
+def test_the_log_says_the_peak_of_memory_where_the_worker_knows_it() -> None:
+    ran = play(shards("a", count=1), lambda n, call: replace(well(n, call), memory=7))
+    assert [facts["memory"] for facts in ran.noted("done")] == [7]
+    assert "memory" not in play(shards("a", count=1)).noted("done")[0]

@@ -14,6 +14,7 @@ from lmmsteer.device import detect
 from lmmsteer.engine.shared import Shared
 from lmmsteer.fleet.shard import Shard, found
 from lmmsteer.fleet.task import MethodSpec, ModelSpec, Task
+from lmmsteer.fleet.worker import Worker
 from lmmsteer.models import lmm
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.parts import DamagedPart
@@ -124,3 +125,13 @@ def test_a_manifest_part_of_another_plan_is_refused_by_the_worker(tiny: Lmm, sto
     with pytest.raises(DamagedPart, match="not the part that its manifest names"):
         wrong.answer(store, tiny)
     assert not store.exists(f"other/{PART}")
+
+
+def test_a_worker_says_how_much_memory_a_shard_took(tiny: Lmm, store: Store) -> None:
+    worker, asked = Worker("cpu", 1), task(store, "cell")
+    worker.lmm, worker.spec = tiny, asked.model
+    report = worker.run(asked, PART, None, {})
+    assert report.failure is None, report.error
+    assert report.memory is not None
+    assert report.memory > 50 << 20  # A process with torch in it has more resident.
+    assert worker.run(asked, PART, None, {}).memory is None  # It is there: nothing was answered.

@@ -40,3 +40,16 @@ def test_the_processor_reports_its_memory_and_versions():
     versions = Device("cpu").versions()
     assert versions["torch"] == torch.__version__
     assert versions["device"] == "cpu"
+
+
+def test_the_peak_of_memory_is_of_what_came_after_it_was_watched():
+    device = Device("cpu")
+    device.watch_memory()
+    before = device.peak_memory()
+    held = torch.ones(32 << 20)  # 128 MiB
+    peak = device.peak_memory()
+    del held
+    device.watch_memory()
+    after = device.peak_memory()
+    assert peak - before > 100 << 20
+    assert peak - after > 100 << 20
