@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import analysis
-from analysis import annotate, judge
+from analysis import annotate, judge, tokens
 from jobs import explain
 from lmmsteer import config as configs
 from lmmsteer.config import AnalyzeConfig
@@ -27,6 +27,10 @@ def run(members: list[Member]) -> int:
             paths = judge.run(store, settings)
         elif isinstance(settings, annotate.Annotating):
             paths = annotate.run(store, settings)
+        elif isinstance(settings, tokens.Shifting):
+            from lmmsteer.fleet.first_tokens import FirstTokens  # torch is loaded for it alone
+
+            paths = tokens.run(store, settings, FirstTokens(store))
         else:
             paths = analysis.run(store, [settings.name], settings)
         for path in paths:
@@ -38,4 +42,6 @@ def _schema(name: object) -> type[analysis.Analysis]:
     """The keys of an analysis."""
     if name == annotate.NAME:
         return annotate.Annotating
+    if name == tokens.NAME:
+        return tokens.Shifting
     return judge.Judging if name in judge.NAMES else analysis.Analysis

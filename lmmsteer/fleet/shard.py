@@ -9,6 +9,7 @@ from dataclasses import replace
 from PIL import Image
 
 from lmmsteer import manifest, parts
+from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.errors import PictureError
 from lmmsteer.fleet.commit import REASONS, commit, not_shown
@@ -100,14 +101,27 @@ class Shard:
         sampling = Sampling(**vars(self.task.sampling))
         strict = self.task.engine.strict
         with Decoded(pictures) as shown:
-            method, context = open_method(store, self.task.method)
-            features = getattr(self.engine, "features", None)
             self.stage("edit")
-            edit = method.edit(lmm, requests, _seeing(context, shown, features, strict))
+            edit = edit_of(store, lmm, self.task.method, requests, shown, self.engine, strict)
             self.stage("generate")
             answered = list(self.engine.generate(lmm, requests, shown, edit, sampling))
             broken = {image_id: error for image_id in shown if (error := shown.error(image_id))}
         return answered, broken
+
+
+def edit_of(
+    store: Store,
+    lmm: Lmm,
+    spec: MethodSpec,
+    requests: Sequence[Request],
+    pictures: Mapping[str, Image.Image],
+    engine: Engine,
+    strict: bool,
+) -> Edit:
+    """What a method changes for these rows and their pictures."""
+    method, context = open_method(store, spec)
+    features = getattr(engine, "features", None)
+    return method.edit(lmm, requests, _seeing(context, pictures, features, strict))
 
 
 def open_method(store: Store, spec: MethodSpec) -> tuple[Method, Context]:
