@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import analysis
 from analysis import annotate, judge, tokens
+from analysis.judge.local import Model
 from jobs import explain
 from lmmsteer import config as configs
 from lmmsteer.config import AnalyzeConfig
@@ -24,7 +25,7 @@ def run(members: list[Member]) -> int:
         settings = replace(settings, allow_partial=partial)
         store = open_store(asked.out)
         if isinstance(settings, judge.Judging):
-            paths = judge.run(store, settings)
+            paths = judge.run(store, settings, open_local=_local)
         elif isinstance(settings, annotate.Annotating):
             paths = annotate.run(store, settings)
         elif isinstance(settings, tokens.Shifting):
@@ -36,6 +37,16 @@ def run(members: list[Member]) -> int:
         for path in paths:
             print(f"{store.root}/{path}")
     return 0
+
+
+def _local(folder: str) -> Model:
+    """The model of a local judge."""
+    from transformers.utils import logging  # with torch, for it alone
+
+    from lmmsteer.fleet.asking import LocalModel
+
+    logging.set_verbosity_error()  # A prompt that is too long is told of by its row.
+    return LocalModel(folder, "analysis.judge.model")
 
 
 def _schema(name: object) -> type[analysis.Analysis]:

@@ -11,12 +11,11 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from analysis.judge.answer import ANSWERED, Count, Failure, Match, Reply
-from analysis.judge.client import Client
 from analysis.judge.question import Question, Setup
 from analysis.judge.settings import JudgeKeys
 from lmmsteer.errors import RunFailed
@@ -26,6 +25,16 @@ ANSWER_TRIES = 2  # of a question whose answer cannot be used: each is paid for
 IN_A_ROW = 3  # times concurrency: failures without a verdict between them that end the run
 TELL_EVERY = 10.0
 FLUSH_EVERY = 2.0
+
+
+class Client(Protocol):
+    """Whoever can be asked. address: how it is named where it answers no more."""
+
+    address: str
+
+    async def ask(self, body: Mapping[str, Any], /) -> Reply | Failure: ...
+
+    async def close(self) -> None: ...
 
 
 class Log(Protocol):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import polars as pl
 
 from analysis import comparisons, scores
 from analysis.frame import Output
-from analysis.judge import batch
+from analysis.judge import ask, batch, local
 from analysis.judge.accuracy import Accuracy
 from analysis.judge.ask import Asker
 from analysis.judge.client import Client
 from analysis.judge.counting import Counting
 from analysis.judge.estimate import Estimate, price
 from analysis.judge.question import Question
-from analysis.judge.settings import JudgeKeys, Judging, check
+from analysis.judge.settings import LOCAL, JudgeKeys, Judging, check
 from analysis.judge.study import Study, with_parts
 from analysis.judge.verdicts import Verdicts
 from analysis.stats import Bootstrap, Permutation
@@ -30,8 +31,15 @@ NAMES = tuple(STUDIES)
 CLUSTERS = ("image_id", "group_id")
 
 
-def run(store: Store, settings: Judging, say: Callable[[str], None] = print) -> list[str]:
+def run(
+    store: Store,
+    settings: Judging,
+    say: Callable[[str], None] = print,
+    open_local: local.Open | None = None,
+) -> list[str]:
     """Do the step that `analysis.judge.step` names and return the files it wrote.
+
+    open_local: opens the model of a folder, for base_url=local.
 
     Raises: RunFailed where the judge answers no more, or fails on more rows than
     `max_error_share`; LmmsteerError for keys that cannot work or a partial output without
@@ -48,12 +56,26 @@ def run(store: Store, settings: Judging, say: Callable[[str], None] = print) -> 
             f"analysis.correction={settings.correction} is not known.",
             f"Choose one of {', '.join(comparisons.CORRECTIONS)}.",
         )
-    return _Run(store, settings, say).step()
+    if settings.judge.base_url != LOCAL:
+        return _Run(store, settings, say, Client).step()
+    assert open_local is not None
+    assert settings.judge.model is not None
+    local.check(settings.judge)
+    model = open_local(settings.judge.model)
+    # Verdicts are those of the weights, wherever they lie.
+    settings = replace(settings, judge=replace(settings.judge, model=model.name))
+    return _Run(store, settings, say, partial(local.LocalClient, model)).step()
 
 
 class _Run:
-    def __init__(self, store: Store, settings: Judging, say: Callable[[str], None]) -> None:
-        self.store, self.settings, self.say = store, settings, say
+    def __init__(
+        self,
+        store: Store,
+        settings: Judging,
+        say: Callable[[str], None],
+        client: Callable[[JudgeKeys], ask.Client],
+    ) -> None:
+        self.store, self.settings, self.say, self.client = store, settings, say, client
         self.keys: JudgeKeys = settings.judge
         self.output = Output(store)
         if not settings.allow_partial:
@@ -109,7 +131,7 @@ class _Run:
         )
 
     def _ask(self) -> list[str]:
-        client = Client(self.keys)
+        client = self.client(self.keys)
         questions = self._open()
         first = next(questions, None)
         if first is not None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from analysis.settings import Analysis
 from lmmsteer.errors import LmmsteerError
 
+LOCAL = "local"  # base_url of a judge that is no server: model is its folder
 STEPS = ("ask", "plan", "export", "import", "score")
 
 
@@ -17,7 +18,8 @@ STEPS = ("ask", "plan", "export", "import", "score")
 class JudgeKeys:
     """What is asked, whom, how fast, and at what price.
 
-    model: the name the server knows it by. base_url: its address (null: OpenAI's). key_env: the
+    model: the name the server knows it by, or a local judge's folder. base_url: its address (null:
+    OpenAI's; local: no server, the model of that folder on this machine's own engine). key_env: the
     environment variable that holds the key (null: the server wants none).
     step: ask (what has no verdict yet, then score), plan (rows, tokens, price; no call), export
     (batch requests as JSON lines), import (their results, then score), score (no call).
@@ -98,12 +100,12 @@ def _check_place(keys: JudgeKeys) -> None:
             "analysis.judge.key_env is not the name of an environment variable.",
             "Put the key in a variable, and its name here: analysis.judge.key_env=OPENAI_API_KEY",
         )
-    if keys.base_url is None:
+    if keys.base_url in (None, LOCAL):
         return
     address = urlsplit(keys.base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
         raise LmmsteerError(
-            "analysis.judge.base_url is not an http:// or https:// address.",
+            "analysis.judge.base_url is neither an http:// or https:// address nor local.",
             "For example: analysis.judge.base_url=http://localhost:8000/v1",
         )
     if address.username or address.password or address.query:
