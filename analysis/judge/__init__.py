@@ -1,4 +1,4 @@
-"""A language model as judge, behind any server that speaks OpenAI's chat completions.
+"""A language model as judge, behind any server that speaks OpenAI's chat completions, or local.
 
 `judge` counts the mentions of an attribute in an answer, `accuracy` asks whether an answer matches
 its picture. `run` asks what has no verdict yet and scores; every verdict lies in out/judgements.

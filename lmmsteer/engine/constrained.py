@@ -62,8 +62,8 @@ class Constraint:
         state, left = memory.unbind(1)
         steps, far = self.steps.to(logits.device), self.far.to(logits.device)
         needed = far[steps[state]]  # [rows, vocab]
-        ended = state >= len(steps) - 2  # Slots that compute along may say anything.
-        return logits.masked_fill((needed >= left[:, None]) & ~ended[:, None], -torch.inf)
+        running = (state < len(steps) - 2) & (left > 0)  # What computes along may say anything.
+        return logits.masked_fill((needed >= left[:, None]) & running[:, None], -torch.inf)
 
 
 def constraint(lmm: Lmm, automaton: Automaton, tokens: int) -> Constraint:
