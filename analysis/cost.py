@@ -4,7 +4,8 @@ seconds_per_answer = sum of worker seconds / answers (seconds_per_1k: of 1,000 a
 tokens_per_second = sum of new tokens / sum of worker seconds; peak_memory: the highest that the
 device (a processor: its worker) took for any part, in GiB. seconds_ratio, tokens_per_second_ratio
 and peak_memory_ratio are divided by those of the unsteered cell of the same model and data set,
-over the parts that both answered on the same kind of device: other pairs are never compared.
+over the parts that both answered on the same kind of device, neither as a worker's first of its
+model (what is prepared then is no method's): other pairs are never compared.
 Seconds are known by part, so parts are what is resampled; a peak has no interval. `group` is the
 device's name. What a lost worker or a dropped answer took is not in it.
 Source: Jung, Chai and Wang, ICLR 2026 (ALA) report time and memory against unsteered alike.
@@ -36,6 +37,7 @@ SCHEMA = pl.Schema(
         "tokens": pl.Float64(),
         "memory": pl.Float64(),
         "rows": pl.Int64(),
+        "cold": pl.Boolean(),
     }
 )
 
@@ -91,7 +93,7 @@ class Cost:
         names = [part.path.rpartition("/")[2] for part in files.parts]
         work = answers.work()
         rows = [
-            (w.part, w.device, w.seconds, w.rows - w.failed, w.tokens, w.memory, w.rows)
+            (w.part, w.device, w.seconds, w.rows - w.failed, w.tokens, w.memory, w.rows, w.cold)
             for name in names
             if (w := work.get(name)) is not None
         ]
@@ -149,11 +151,13 @@ class Cost:
         return None
 
     def comparables(self) -> list[Comparable]:
-        """Seconds of 1,000 answers; a part that another device answered is another part."""
+        """Seconds of 1,000 answers, of the parts that can be compared; one that another device
+        answered is another part."""
         found = []
         for spent in self.spent.values():
             cluster = pl.concat_str("part", "device", separator=" ")
-            sums = spent.parts.select("seconds", "answers", cluster=cluster)
+            warm = spent.parts.filter(~pl.col("cold"))
+            sums = warm.select("seconds", "answers", cluster=cluster)
             sums = sums.select("cluster", "seconds", "answers")
             names = (spent.cell, spent.cell.attribute, spent.base, "seconds_per_1k")
             if not sums.is_empty():
@@ -175,7 +179,10 @@ class Cost:
             "unit": "worker seconds; GiB of 2^30 bytes",
             "devices": devices,
             "parts without a log": {str(s.cell): s.unknown for s in self.spent.values()},
-            "no part answered on the device of unsteered": apart,
+            "cold parts, not compared": {
+                str(s.cell): int(s.parts["cold"].sum()) for s in self.spent.values()
+            },
+            "no part to compare with unsteered": apart,
         }
 
 
@@ -184,7 +191,9 @@ def _of(frame: pl.DataFrame, device: str | None) -> pl.DataFrame:
 
 
 def _paired(ours: pl.DataFrame, theirs: pl.DataFrame) -> pl.DataFrame:
-    """The parts of both that the same kind of device answered."""
+    """The parts of both that the same kind of device answered, and none of them cold."""
+    warm = ~pl.col("cold")
+    ours, theirs = ours.filter(warm), theirs.filter(warm)
     return ours.join(theirs, on=["part", "device"], how="inner", maintain_order="left")
 
 

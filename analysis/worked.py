@@ -19,7 +19,8 @@ VERBS = ("generate", "resume")
 @dataclass(frozen=True)
 class Worked:
     """One part: the worker's seconds, rows (`failed` of them without an answer), new tokens, the
-    device's name, and its peak memory in bytes (None: not recorded)."""
+    device's name, and its peak memory in bytes (None: not recorded). cold: the first that a worker
+    answered of its model, with all that is prepared then."""
 
     part: str
     seconds: float
@@ -28,6 +29,7 @@ class Worked:
     tokens: int = 0
     device: str = ""
     memory: int | None = None
+    cold: bool = False
 
 
 def worked(store: Store) -> Iterator[tuple[str, Worked]]:
@@ -35,13 +37,14 @@ def worked(store: Store) -> Iterator[tuple[str, Worked]]:
     logs = [(path.rpartition("/")[2], path) for path in store.list("logs")]
     logs = [(name, path) for name, path in logs if name.startswith(VERBS)]
     for _, path in sorted(logs, key=lambda log: (log[0].partition("-")[2], log[0])):
+        warm: dict[int, str] = {}  # Workers, and the model that each has answered for last.
         for line in store.read_bytes(path).splitlines():
             try:
                 event = json.loads(line)
             except ValueError:
                 continue
             if _counts(event):
-                yield event["cell"], _worked(event)
+                yield event["cell"], _worked(event, _cold(event, warm))
 
 
 def of_cells(store: Store) -> dict[str, dict[str, Worked]]:
@@ -61,7 +64,15 @@ def _positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and value > 0
 
 
-def _worked(event: dict[str, Any]) -> Worked:
+def _cold(event: dict[str, Any], warm: dict[int, str]) -> bool:
+    worker, model = event.get("worker"), event["cell"].partition(" ")[0]
+    if not isinstance(worker, int):  # Not known of old logs.
+        return False
+    before, warm[worker] = warm.get(worker), model
+    return before != model
+
+
+def _worked(event: dict[str, Any], cold: bool) -> Worked:
     failed = event.get("failed")
     return Worked(
         part=str(event.get("part", "")),
@@ -71,4 +82,5 @@ def _worked(event: dict[str, Any]) -> Worked:
         tokens=int(event.get("new_tokens") or 0),
         device=str(event.get("device") or ""),
         memory=event.get("memory"),
+        cold=cold,
     )

@@ -9,6 +9,7 @@ import pytest
 
 import analysis
 from analysis import Analysis, scores
+from analysis.worked import worked
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import LocalStore
 from tests.analysis import build
@@ -110,8 +111,39 @@ def test_cells_without_a_device_in_common_have_no_ratio_and_are_named(filled: Lo
     found = scores.read(filled, "cost")
     assert found is not None
     about = found[1]["cost"]
-    assert about["no part answered on the device of unsteered"] == ["tiny prompt none people"]
+    assert about["no part to compare with unsteered"] == ["tiny prompt none people"]
     assert about["devices"]["tiny prompt none people"] == ["B"]
+
+
+def test_a_workers_first_part_of_its_model_is_not_compared(filled: LocalStore) -> None:
+    log(
+        filled,
+        "generate-1",
+        done("unsteered", 0, 90.0, worker=1),
+        done("unsteered", 1, 4.0, worker=1),
+        done("prompt", 0, 8.0, worker=1),
+        done("prompt", 1, 8.0, worker=1),
+    )
+    found = table(filled)
+    assert found["unsteered", "seconds_per_1k", None]["value"] == pytest.approx(1000 * 94 / 48)
+    assert found["prompt", "seconds_ratio", None]["value"] == pytest.approx(2.0)
+    assert found["prompt", "seconds_ratio", None]["n"] == 24
+    compared = scores.read(filled, "comparisons/cost")
+    assert compared is not None
+    assert compared[0]["clusters"].to_list() == [1]
+
+
+def test_a_worker_is_cold_again_after_another_model_and_each_worker_once(
+    store: LocalStore,
+) -> None:
+    def of(model: str, worker: int) -> dict[str, Any]:
+        return {**done("unsteered", 0, 1.0, worker=worker), "cell": f"{model} unsteered none d"}
+
+    asked = [("a", 1), ("a", 2), ("a", 1), ("b", 1), ("a", 1), ("a", 2)]
+    log(store, "generate-1", *(of(model, worker) for model, worker in asked))
+    log(store, "resume-2", of("a", 1))
+    found = [one.cold for _, one in worked(store)]
+    assert found == [True, True, False, True, True, False, True]
 
 
 def test_a_part_that_was_made_again_counts_as_it_was_made_last(filled: LocalStore) -> None:
