@@ -36,6 +36,18 @@ class Prefill:
         self.device = slots.device
         self.cross = self.decoding.cross_layers(self.lmm)
         self.passing = Passing(self.lmm.n_layers, torch.zeros(1, 1, 1, 1, device=self.device))
+        if self.edit.blind:
+            self._open_cross()
+
+    def _open_cross(self) -> None:
+        """Room for cross-attention keys where no picture has made it yet: lanes without any."""
+        config = self.lmm.model.config.get_text_config()
+        heads, width = config.num_attention_heads, self.lmm.d_model
+        for layer in self.cross - set(self.lanes.cross):
+            shape = (1, config.num_key_value_heads, 1, width // heads)
+            nothing = torch.zeros(shape, dtype=self.lmm.dtype, device=self.device)
+            self.lanes.write(layer, [0], nothing, nothing)
+            self.lanes.cross[layer] = torch.ones_like(self.lanes.lengths)
 
     def run(self, groups: Sequence[Group], directions: Directions | None) -> list[Ready]:
         """Fill the groups' lanes and sample every row's first token."""
@@ -72,7 +84,10 @@ class Prefill:
         if len(prefixes) > 1:
             raise RuntimeError("the text before the picture differs between prompts")
         suffixes = {p: tuple(found[cut[p] :]) for p, found in ids.items()}
-        return Shown(group, picture, prefixes.pop(), suffixes)
+        prefix = prefixes.pop()
+        if self.edit.blind:
+            prefix = tuple(self.lmm.without_picture(prefix, "removed"))
+        return Shown(group, picture, prefix, suffixes, blind=self.edit.blind)
 
     def _shadows(self, shown: Sequence[Shown]) -> list[list[Shown]]:
         """What the contrast streams are shown instead, stream by stream."""
@@ -150,7 +165,8 @@ class Prefill:
         if directions is not None:
             directions.choose([suffix.shown.group.directions for suffix in batch])
             directions.look("prompt")
-        blind = [suffix.shown.blind for suffix in batch] if self.edit.streams else None
+        unlike = self.edit.blind or self.edit.streams
+        blind = [suffix.shown.blind for suffix in batch] if unlike else None
         unseeing = None if blind is None else torch.tensor(blind, device=self.device)
         arguments = self.decoding.behind(self.lmm, ids.to(self.device), positions, unseeing)
         with working(work):

@@ -19,11 +19,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from lmmsteer.engine.cache import growing_cache
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions, installed, kinds_of, projecting
-from lmmsteer.engine.rows import Row, plan_rows, response
+from lmmsteer.engine.rows import Row, plan_rows, refuse_unseeing, response
 from lmmsteer.engine.sampling import Draws, NextToken, Sampling, row_keys
 from lmmsteer.engine.stats import Stats
-from lmmsteer.errors import LmmsteerError
-from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.models.qwen import remembered_positions
 from lmmsteer.schema import Request, Response
@@ -61,6 +59,7 @@ class Reference:
         prompt cannot be shown `prompt_refused`; the others do not notice.
         """
         self.stats = Stats(slots=self.slots, why=f"{self.slots} slots")
+        refuse_unseeing(lmm, edit)
         rows, done = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
         shown = {row.request.image_id: None for row in rows}
         prepared = {image_id: lmm.prepare(pictures[image_id]) for image_id in shown}
@@ -96,7 +95,7 @@ def _answer(
     stats: Stats,
 ) -> list[Response]:
     pictures = [prepared[row.request.image_id] for row in rows]
-    inputs = lmm.inputs([row.prompt for row in rows], pictures)
+    inputs = lmm.inputs([row.prompt for row in rows], pictures, blind=edit.blind)
     prompt_length = inputs["input_ids"].shape[1]
     keys = row_keys([row.request.row_id for row in rows]).to(inputs["input_ids"].device)
     eos_ids = () if rows[0].forced else lmm.eos_ids
@@ -163,12 +162,6 @@ class _Streams(LogitsProcessor):
     ) -> None:
         self.lmm, self.rows, self.prepared, self.edit = lmm, rows, prepared, edit
         self.prompt_length, self.directions = prompt_length, directions
-        if edit.contrast is not None and not DECODING[lmm.family.name].contrasts:
-            raise LmmsteerError(
-                f"{lmm.family.name} models say nothing without a picture, so no stream without it "
-                "can be held against a row.",
-                "Use a method without a contrast stream",
-            )
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         contrast = self.edit.contrast

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from lmmsteer.engine.edit import Edit, check_rows
+from lmmsteer.errors import LmmsteerError
+from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 from lmmsteer.schema import Request, Response
 
@@ -103,6 +105,17 @@ class Ready:
         """Whether the first token was the last."""
         ending = self.token in eos_ids and not self.row.forced
         return self.failed or self.row.limit <= 1 or ending
+
+
+def refuse_unseeing(lmm: Lmm, edit: Edit) -> None:
+    """Raises: LmmsteerError where an edit leaves the picture out and the family cannot."""
+    if DECODING[lmm.family.name].contrasts or not (edit.blind or edit.streams):
+        return
+    cause = "so no stream without it can be held against a row"
+    mend = "Use a method without a contrast stream"
+    if edit.blind:
+        cause, mend = "so none can be left out", "Show them a picture"
+    raise LmmsteerError(f"{lmm.family.name} models say nothing without a picture, {cause}.", mend)
 
 
 def plan_rows(

@@ -14,7 +14,7 @@ from PIL import Image
 from lmmsteer.engine.hooks import Directions
 from lmmsteer.engine.pictures import Ahead, FeatureCache
 from lmmsteer.engine.prefill import Prefill, Ready
-from lmmsteer.engine.rows import Group, Row, grouped, plan_rows, response
+from lmmsteer.engine.rows import Group, Row, grouped, plan_rows, refuse_unseeing, response
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
 from lmmsteer.errors import LmmsteerError
@@ -50,12 +50,7 @@ class Run:
         self._for_slots = False  # Whether the directions chosen are those of the slots.
 
     def _check(self, slots: Slots) -> None:
-        if self.wanted > 1 and not slots.decoding.contrasts:
-            raise LmmsteerError(
-                f"{self.lmm.family.name} models say nothing without a picture, so no stream "
-                "without it can be held against a row.",
-                "Use a method without a contrast stream",
-            )
+        refuse_unseeing(self.lmm, slots.edit)
         if self.wanted > min(self.shape.slots, self.shape.lanes):
             raise LmmsteerError(
                 f"engine.slots={self.shape.slots} does not hold a row and its contrast streams.",

@@ -89,7 +89,7 @@ class Slots:
         kind = tuple(structure_of(rule) for rule in edit.rules)
         self.rules = self._known.setdefault(kind, Remembering(len(self.active), self.device))
         self.rules.begin(edit.rules)
-        self.structure = (structure, kind, edit.contrast, sampling)
+        self.structure = (structure, kind, edit.contrast, edit.blind, sampling)
         self.active = [None] * len(self.active)
         self.changed = True
         self.runs += 1
@@ -193,7 +193,8 @@ class Slots:
             self.lanes, self._picked, self._groups, self._prefix_keys, self.own, self.shape.chunk
         )
         tokens, positions = self._tokens[:size, None], self._position[:size, None]
-        blind = self._blind[:size] if self.edit.contrast is not None else None
+        unlike = self.edit.blind or self.edit.contrast is not None
+        blind = self._blind[:size] if unlike else None
         arguments = self.decoding.behind(self.lmm, tokens, positions, blind)
         with working(work):
             hidden = self.decoding.run(self.lmm, arguments, self._passing)

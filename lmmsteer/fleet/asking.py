@@ -12,7 +12,7 @@ from PIL import Image
 from lmmsteer import device
 from lmmsteer.config import EngineConfig
 from lmmsteer.engine.constrained import constraint
-from lmmsteer.engine.edit import Contrast, Edit
+from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.grammar import of_choices, of_schema
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.errors import LmmsteerError
@@ -25,8 +25,6 @@ from lmmsteer.models.lmm import Lmm
 from lmmsteer.models.pictures import decode
 from lmmsteer.schema import Request, Response
 
-BLIND = Contrast(alpha=-1.0, beta=0.0, streams=("removed",))
-"""The logits of the stream without the picture, and of it alone: z' = (1 - 1) z + 1 z_c."""
 BLANK = "blank"
 
 
@@ -101,7 +99,7 @@ class LocalModel:
         rule = constraint(self.lmm, form, tokens)
         lengths = self._prompt_tokens(asked, blind)
         whole = [at for at, length in enumerate(lengths) if length + tokens <= self.most]
-        edit = Edit(contrast=BLIND if blind else None, rules=(rule,))
+        edit = Edit(rules=(rule,), blind=blind)
         sampling = Sampling(temperature, top_k=0, top_p=1.0, max_new_tokens=tokens)
         pictures = {_id(one): _picture(one) for one in asked}
         requests = [Request(one.row_id, _id(one), "question", one.prompt, 0) for one in asked]

@@ -219,22 +219,30 @@ class Lmm:
         return batch
 
     def inputs(
-        self, prompts: Sequence[str], pictures: Sequence[Image.Image | PreparedPicture]
+        self,
+        prompts: Sequence[str],
+        pictures: Sequence[Image.Image | PreparedPicture],
+        *,
+        blind: bool = False,
     ) -> BatchFeature:
         """A batch for generate or forward, left padded, on the device, floats in the model's dtype.
 
         input_ids, attention_mask: [rows, tokens]; pixel_values and whatever else the family's
-        model takes. A picture object that stands in several rows is prepared once.
+        model takes. A picture object that stands in several rows is prepared once. blind: the
+        prompts alone, without the pictures' places.
         """
         distinct = {id(picture): picture for picture in pictures}.values()
         known = {id(p): p if isinstance(p, PreparedPicture) else self.prepare(p) for p in distinct}
         prepared = [known[id(picture)] for picture in pictures]
         wanted = {(p, q.tokens) for p, q in zip(prompts, prepared, strict=True)}
         ids = {key: self.token_ids(*key) for key in wanted}
+        if blind:
+            ids = {key: self.without_picture(found, "removed") for key, found in ids.items()}
         rows = [ids[p, q.tokens] for p, q in zip(prompts, prepared, strict=True)]
         features = {
             name: torch.cat([picture.features[name] for picture in prepared])
             for name in prepared[0].features
+            if not blind
         }
         text = _left_padded(rows, self.tokenizer.pad_token_id)
         return self._batch(text, features)

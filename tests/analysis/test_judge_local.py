@@ -25,7 +25,7 @@ from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.shared import Shared
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet.asking import BLIND, LocalModel
+from lmmsteer.fleet.asking import LocalModel
 from lmmsteer.models import lmm as models
 from lmmsteer.schema import Response
 from lmmsteer.store import LocalStore
@@ -208,7 +208,7 @@ def _whole(store: LocalStore) -> list[str]:
 @pytest.mark.parametrize("engine", [Shared(6), Reference(5)], ids=["shared", "reference"])
 def test_a_question_about_a_text_is_asked_without_the_picture(engine: Any) -> None:
     sampling = Sampling(temperature=0, max_new_tokens=8)
-    found = run(engine, rows(), Edit(contrast=BLIND), sampling)
+    found = run(engine, rows(), Edit(blind=True), sampling)
     model, _ = plain(tiny_llava())
     lmm = tiny_lmm()
     expected = []

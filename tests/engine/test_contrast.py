@@ -13,7 +13,7 @@ from lmmsteer.engine.shared import Shared
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Request, row_id
 from tests.engine.test_hooks import orthonormal
-from tests.tiny import photographs
+from tests.tiny import photographs, tiny_lmm
 from tests.tiny_families import tiny_family_lmm
 
 TOKENS = 8
@@ -151,3 +151,36 @@ def test_too_few_slots_are_refused():
     lmm, edit = tiny_family_lmm("llava"), Edit(contrast=Contrast())
     with pytest.raises(LmmsteerError, match=r"engine\.slots=1 does not hold a row"):
         list(Shared(1).generate(lmm, REQUESTS, PICTURES, edit, GREEDY))
+
+
+@pytest.mark.parametrize("name", ["llava", "mllama", "qwen2_5_vl", "paligemma"])
+@pytest.mark.parametrize("make", [lambda: Shared(6), lambda: Reference(5)])
+def test_blind_rows_say_what_the_prompt_alone_would_say(name, make):
+    lmm = tiny_lmm() if name == "llava" else tiny_family_lmm(name)
+    found = list(make().generate(lmm, REQUESTS, PICTURES, Edit(blind=True), GREEDY))
+    for request, response in zip(REQUESTS, found, strict=True):
+        inputs = dict(lmm.inputs([request.prompt], [PICTURES[request.image_id]]))
+        alone, said = without(lmm, inputs, "removed", request.image_id), []
+        with torch.no_grad():
+            while len(said) < TOKENS and not (said and said[-1] in lmm.eos_ids):
+                said.append(int(last_logits(lmm, alone, said).argmax()))
+        assert response.token_ids == [token for token in said if token not in lmm.eos_ids]
+
+
+@pytest.mark.parametrize("make", [lambda: Shared(6), lambda: Reference(5)])
+def test_a_family_that_cannot_leave_the_picture_out_is_refused(make):
+    with pytest.raises(LmmsteerError, match="none can be left out"):
+        list(make().generate(tiny_family_lmm("blip"), REQUESTS, PICTURES, Edit(blind=True), GREEDY))
+
+
+@pytest.mark.parametrize("name", ["llava", "mllama"])
+def test_an_engine_that_was_blind_sees_again(name):
+    lmm = tiny_lmm() if name == "llava" else tiny_family_lmm(name)
+    engine = Shared(6)
+    blind, seeing, again = [
+        [r.token_ids for r in engine.generate(lmm, REQUESTS, PICTURES, edit, GREEDY)]
+        for edit in (Edit(blind=True), Edit(), Edit(blind=True))
+    ]
+    fresh = Shared(6).generate(lmm, REQUESTS, PICTURES, Edit(), GREEDY)
+    assert seeing == [response.token_ids for response in fresh]
+    assert again == blind != seeing

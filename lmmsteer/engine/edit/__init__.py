@@ -53,6 +53,7 @@ class Edit:
     features: what is done to the picture's projected features.
     contrast: streams whose logits are held against a row's.
     rules: what is done to the logits then, one after the other.
+    blind: rows are shown their prompts alone; the picture and its place in the prompt are left out.
     """
 
     prompts: tuple[str, ...] | None = None
@@ -60,6 +61,7 @@ class Edit:
     features: FeatureRule | None = None
     contrast: Contrast | None = None
     rules: tuple[Rule, ...] = ()
+    blind: bool = False
 
     @property
     def streams(self) -> tuple[str, ...]:
