@@ -12,8 +12,7 @@ Source: Ratzlaff et al. 2024 (arXiv 2411.12590), Figure 3.
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -22,19 +21,17 @@ import polars as pl
 
 from analysis import comparisons, scores
 from analysis.comparisons import Comparable
+from analysis.first_token import Opened, Seen, Shown, Summed, labels
 from analysis.frame import BASELINE, CellFiles, Output, read
-from analysis.means import difference
 from analysis.mentions import find_targets
 from analysis.scores import Score
 from analysis.settings import Analysis
-from analysis.stats import Bootstrap, Floats, Permutation, ratio
-from analysis.words import Targets
+from analysis.stats import Bootstrap, Permutation, ratio
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
 from lmmsteer.store import Store
 
 NAME = "tokens"
-SPACE = "▁"  # How a leading space is shown.
 
 
 @dataclass
@@ -53,54 +50,12 @@ class Shifting(Analysis):
     tokens: TokenKeys = field(default_factory=TokenKeys)
 
 
-class Summed(Protocol):
-    """Probabilities summed by picture. sums: [pictures, vocab]; rows: [pictures], prompts in it."""
-
-    sums: Any
-    rows: Any
-
-
-class Opened(Protocol):
-    """A cell whose model and method are there. texts: of every token of its vocabulary."""
-
-    @property
-    def texts(self) -> Sequence[str]: ...
-
-    def spelled(self, words: Sequence[str]) -> list[int]:
-        """The tokens that spell one of the words whole."""
-        ...
-
-
 class Models(Protocol):
     """Whoever can show pictures to the models of an output folder."""
 
     def open(self, folder: str) -> Any: ...
 
     def look(self, opened: Any, image_ids: Sequence[str], steered: bool) -> Summed: ...
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Probabilities by picture, [pictures, vocab] and [pictures], and their totals by cluster."""
-
-    sums: Floats
-    rows: Floats
-    of: Sequence[int]  # the cluster of each picture
-
-    @property
-    def mean(self) -> Floats:
-        """[vocab]"""
-        return self.sums.sum(0, dtype=np.float64) / self.rows.sum()
-
-    def columns(self, tokens: Sequence[int]) -> Floats:
-        """[clusters, 2]: the summed probability of these tokens together, and the rows."""
-        found = np.zeros((max(self.of) + 1, 2))
-        np.add.at(
-            found,
-            list(self.of),
-            np.stack([self.sums[:, tokens].sum(1, dtype=np.float64), self.rows], 1),
-        )
-        return found
 
 
 def run(
@@ -180,14 +135,26 @@ class _Run:
         base: Seen | None = None
         for files in sorted(here, key=lambda f: f.cell.method != BASELINE):
             opened = self.models.open(files.cell.folder)
-            look = _Look(files, opened, clusters, share, labels(opened.texts))
+            about = (labels(opened.texts), share, self.bootstrap)
             if base is None:
-                base = look.seen(self.models.look(opened, image_ids, False))
+                base = self._seen(opened, image_ids, clusters, steered=False)
                 plain = Cell(model, BASELINE, "none", dataset)
-                self._baseline(plain, look, base)
+                self._baseline(Shown(plain, base, None, *about), opened)
             if files.cell.method != BASELINE:
-                self._steered(look, look.seen(self.models.look(opened, image_ids, True)), base)
+                seen = self._seen(opened, image_ids, clusters, steered=True)
+                self._steered(files, Shown(files.cell, seen, base, *about), opened)
                 self.say(f"{files.cell}: seen")
+
+    def _seen(
+        self, opened: Opened, image_ids: Sequence[str], clusters: Sequence[int], *, steered: bool
+    ) -> Seen:
+        seen = Seen.made(self.models.look(opened, image_ids, steered), clusters)
+        if not seen.n:
+            raise LmmsteerError(
+                f"None of the {len(image_ids)} pictures could be shown.",
+                "Show others: analysis.seed=1, or more: analysis.tokens.pictures=1000",
+            )
+        return seen
 
     def _pictures(self, dataset: str) -> tuple[list[str], list[int], float]:
         """Ids of the pictures that are shown, the cluster of each, and their share of all."""
@@ -210,129 +177,36 @@ class _Run:
         clusters = [places[name] for name in names.to_series()]
         return found["image_id"].to_list(), clusters, count / len(rows)
 
-    def _measured(self, base: str) -> Mapping[str, Targets]:
-        return self.targets if base == "none" else {base: self.targets[base]}
+    def _baseline(self, shown: Shown, opened: Opened) -> None:
+        named = {}
+        for name, targets in self.targets.items():
+            tokens = opened.spelled(sorted(targets.words))
+            self._words(shown, name, name, tokens)
+            self.scores += [s for token in tokens for s in shown.of_token(name, token)]
+            named[name] = [shown.labels[token] for token in tokens]
+        place = f"{shown.cell.model} {shown.cell.dataset}"
+        self.about[place] = {"pictures": len(shown.seen.of), "tokens": named}
 
-    def _baseline(self, cell: Cell, look: _Look, seen: Seen) -> None:
-        spoken = {name: look.tokens(found) for name, found in self.targets.items()}
-        self.about[f"{cell.model} {cell.dataset}"] = {
-            "pictures": len(look.clusters),
-            "tokens": {name: [look.labels[t] for t in tokens] for name, tokens in spoken.items()},
-        }
-        for name, tokens in spoken.items():
-            self._words(cell, name, "none", tokens, look, seen)
-            for token in tokens:
-                self._probability(cell, name, token, look, seen)
-
-    def _steered(self, look: _Look, seen: Seen, base: Seen) -> None:
-        cell, own = look.files.cell, look.files.attribute
+    def _steered(self, files: CellFiles, shown: Shown, opened: Opened) -> None:
+        """Of a cell's own attribute, or of all where it has none; then the most changed tokens."""
+        own, cell = files.attribute, files.cell
         listed: dict[str, list[int]] = {}
-        for name, targets in self._measured(own).items():
-            shown = name if own == "none" else cell.attribute
-            listed[shown] = look.tokens(targets)
-            self._words(cell, shown, own, listed[shown], look, seen, base)
-        change = seen.mean - base.mean
-        top = np.argsort(-np.abs(change), kind="stable")[: self.keys.top].tolist()
+        for base in self.targets if own == "none" else [own]:
+            name = base if own == "none" else cell.attribute
+            listed[name] = opened.spelled(sorted(self.targets[base].words))
+            self._words(shown, name, base, listed[name])
+        size = np.abs(shown.change)
         kept = listed.setdefault(cell.attribute, [])
+        top = np.argsort(-size, kind="stable")[: self.keys.top].tolist()
         kept += [token for token in top if token not in kept]
-        for shown, tokens in listed.items():
-            for token in sorted(tokens, key=lambda token: (-abs(change[token]), token)):
-                self._probability(cell, shown, token, look, seen)
-                self._score(cell, shown, "change", [token], look, seen, base, look.labels[token])
+        for name, tokens in listed.items():
+            for token in sorted(tokens, key=lambda token: (-size[token], token)):
+                self.scores += shown.of_token(name, token)
 
-    def _words(
-        self,
-        cell: Cell,
-        attribute: str,
-        own: str,
-        tokens: list[int],
-        look: _Look,
-        seen: Seen,
-        base: Seen | None = None,
-    ) -> None:
-        """Of all tokens of an attribute's words together."""
-        if not tokens:
-            return
-        columns = seen.columns(tokens)
-        self._add(cell, attribute, "words_probability", columns, look, seen)
-        if base is not None:
-            self._score(cell, attribute, "words_change", tokens, look, seen, base)
-        sums = pl.DataFrame(
-            {"cluster": range(len(columns)), "hits": columns[:, 0], "rows": columns[:, 1]}
-        )
-        named = attribute if own == "none" else own
-        self.comparables.append(
-            Comparable(cell, attribute, named, "words_percent", sums, ratio(100.0))
-        )
-
-    def _probability(self, cell: Cell, attribute: str, token: int, look: _Look, seen: Seen) -> None:
-        columns = seen.columns([token])
-        self._add(cell, attribute, "probability", columns, look, seen, look.labels[token])
-
-    def _score(
-        self,
-        cell: Cell,
-        attribute: str,
-        metric: str,
-        tokens: list[int],
-        look: _Look,
-        seen: Seen,
-        base: Seen,
-        group: str | None = None,
-    ) -> None:
-        both = np.concatenate([seen.columns(tokens), base.columns(tokens)], 1)
-        found = self.bootstrap.interval(both, difference)
-        n = int(seen.rows.sum())
-        self.scores.append(Score(cell, attribute, metric, found, n, look.share, group))
-
-    def _add(
-        self,
-        cell: Cell,
-        attribute: str,
-        metric: str,
-        columns: Floats,
-        look: _Look,
-        seen: Seen,
-        group: str | None = None,
-    ) -> None:
-        found = self.bootstrap.interval(columns, ratio())
-        n = int(seen.rows.sum())
-        self.scores.append(Score(cell, attribute, metric, found, n, look.share, group))
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A cell that is looked at. share: of the manifest's pictures that are shown. labels: a name
-    for every token."""
-
-    files: CellFiles
-    opened: Opened
-    clusters: Sequence[int]
-    share: float
-    labels: Sequence[str]
-
-    def seen(self, found: Summed) -> Seen:
-        sums, rows = np.asarray(found.sums), np.asarray(found.rows, dtype=np.float64)
-        if not rows.sum():
-            raise LmmsteerError(
-                f"{self.files.cell}: none of the {len(rows)} pictures could be shown.",
-                "Show others: analysis.seed=1, or more: analysis.tokens.pictures=1000",
-            )
-        return Seen(sums, rows, self.clusters)
-
-    def tokens(self, targets: Targets) -> list[int]:
-        return self.opened.spelled(sorted(targets.words))
-
-
-def labels(texts: Sequence[str]) -> list[str]:
-    """A name for every token: its text, spaces as ▁, and its id where others have the same."""
-    shown = [_printable(text) for text in texts]
-    times = Counter(shown)
-    return [
-        text if text and times[text] == 1 else f"{text}[{token}]"
-        for token, text in enumerate(shown)
-    ]
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.replace(" ", SPACE))
+    def _words(self, shown: Shown, name: str, base: str, tokens: list[int]) -> None:
+        """Of all tokens of an attribute's words together. base: it, without what a sweep varied."""
+        if tokens:
+            self.scores += shown.of_words(name, tokens)
+            sums = shown.seen.by_cluster(tokens)
+            made = (shown.cell, name, base, "words_percent", sums, ratio(100.0))
+            self.comparables.append(Comparable(*made))

@@ -16,7 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from analysis import scores, tokens
-from analysis.tokens import Shifting, TokenKeys, labels
+from analysis.first_token import labels
+from analysis.tokens import Shifting, TokenKeys
 from jobs.__main__ import CONF
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import resolve
