@@ -95,6 +95,8 @@ class LocalModel:
                 " judge texts.",
                 "Use a model of another family.",
             )
+        if schema is None:  # A token writes a byte or more; a space before, the end behind.
+            tokens = min(tokens, 2 + max(len(choice.encode()) for choice in choices))
         form = of_choices(choices) if schema is None else of_schema(schema)
         rule = constraint(self.lmm, form, tokens)
         lengths = self._prompt_tokens(asked, blind)

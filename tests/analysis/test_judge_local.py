@@ -114,7 +114,8 @@ def test_the_same_weights_elsewhere_are_the_same_judge_and_others_are_not(
 
 
 def test_the_picture_judge_says_yes_or_no(asked: LocalStore, command: Command) -> None:
-    code, _, err = command(*line(asked, "accuracy", temperature=1.0, pixels=64))
+    keys = {"temperature": 1.0, "pixels": 64, "max_tokens": 1024}  # More than it has positions for.
+    code, _, err = command(*line(asked, "accuracy", **keys))
     assert code == 0, err
     table = scores.read(asked, "accuracy.rows")
     assert table is not None
