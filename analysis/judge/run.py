@@ -218,11 +218,13 @@ class _Run:
             )
         share = standing.errors / standing.rows if standing.rows else 0.0
         if share > self.keys.max_error_share:
-            kinds = verdicts.drop_nulls("error_kind")["error_kind"].value_counts(sort=True)
+            failed = verdicts.drop_nulls("error_kind")
+            kinds = failed["error_kind"].value_counts(sort=True)
             named = ", ".join(f"{number} {kind}" for kind, number in kinds.iter_rows())
             raise RunFailed(
                 f"The judge failed on {standing.errors} of {standing.rows} rows"
-                f" (questions by kind: {named}); no scores were written.",
+                f" (questions by kind: {named}; one of them: {failed['error'][0]}); no scores were"
+                " written.",
                 "The same command asks outages again, analysis.judge.retry=true also answers"
                 " that could not be used.\n"
                 f"Or accept them: analysis.judge.max_error_share={share:.4f}",

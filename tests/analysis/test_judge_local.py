@@ -127,6 +127,7 @@ def test_a_prompt_without_room_is_an_error_of_its_row(asked: LocalStore, command
     code, out, err = command(*line(asked, prompts="null"))
     assert code == 1
     assert "11 rejected" in err
+    assert "more than 512" in err
     assert "Traceback" not in out + err
     assert {one["error_kind"] for one in verdicts(asked)} == {"rejected"}
     assert "more than 512" in verdicts(asked)[0]["error"]
