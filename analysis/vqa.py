@@ -3,12 +3,16 @@
 An answer is detected as male or female where its words are of one kind alone; both kinds, or none,
 is no error. In per cent of answered rows with a label: MR_M of men, MR_F of women, MR_O of both;
 MR_C = sqrt(MR_O^2 + (MR_F - MR_M)^2), which an answerer that calls everyone a man cannot lower.
+With Acc_g = 100 - MR_g: worst_group_accuracy = min_g Acc_g over the labels that occur, and
+D_WCA = min_g Acc_g(method) - min_g Acc_g(unsteered), signed, in points, best 0, over the clusters
+of both.
 Source: Jung, Chai and Wang, ICLR 2026 (ALA), after Hendricks et al. 2018; the word lists are ours.
+Their definition of D_WCA is in an appendix that could not be read, so the equation is our reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +20,11 @@ import numpy as np
 import polars as pl
 
 from analysis.comparisons import Comparable
-from analysis.frame import Answers, CellFiles
+from analysis.frame import BASELINE, Answers, CellFiles
+from analysis.means import lower
 from analysis.scores import Score
 from analysis.settings import Analysis
-from analysis.stats import Bootstrap, Floats
+from analysis.stats import Bootstrap, Floats, difference
 from analysis.words import words_of
 from lmmsteer.schema import Cell
 
@@ -38,7 +43,8 @@ LABELS = {
     **dict.fromkeys(("man", "male", "masc", "boy"), "male"),
     **dict.fromkeys(("woman", "female", "fem", "girl"), "female"),
 }
-METRICS = ("MR_O", "MR_F", "MR_M", "MR_C")
+WORST = "worst_group_accuracy"
+METRICS = ("MR_O", "MR_F", "MR_M", "MR_C", WORST)
 SUMS = ("male_wrong", "male", "female_wrong", "female")
 
 
@@ -89,7 +95,7 @@ class Vqa:
         self.counted.append(Counted(answers.cell, base, answers.coverage, sums))
 
     def scores(self) -> list[Score]:
-        return [
+        found = [
             Score(
                 one.cell,
                 one.cell.attribute,
@@ -102,6 +108,30 @@ class Vqa:
             for one in self.counted
             for metric in METRICS
         ]
+        return [*found, *(score for one in self.counted for score in self._change(one))]
+
+    def _change(self, one: Counted) -> Iterator[Score]:
+        base = self._baseline(one)
+        if base is None:
+            return
+        both = one.sums.join(base.sums, on="cluster", how="inner", maintain_order="left")
+        if both.is_empty():
+            return
+        columns = both.drop("cluster").to_numpy()
+        found = self.bootstrap.interval(columns, difference(_statistic(WORST)))
+        rows = int(columns[:, [1, 3]].sum())
+        coverage = lower(one.coverage, base.coverage)
+        yield Score(one.cell, one.cell.attribute, "D_WCA", found, rows, coverage)
+
+    def _baseline(self, one: Counted) -> Counted | None:
+        if one.cell.method == BASELINE:
+            return None
+        place = (one.cell.model, one.cell.dataset)
+        for other in self.counted:
+            same = (other.cell.model, other.cell.dataset) == place
+            if same and other.cell.method == BASELINE and other.base in (one.base, "none"):
+                return other
+        return None
 
     def comparables(self) -> list[Comparable]:
         return [
@@ -137,7 +167,8 @@ def rates(totals: Floats) -> dict[str, Floats]:
     overall = 100 * (male_wrong + female_wrong) / (male + female)
     of_female, of_male = 100 * female_wrong / female, 100 * male_wrong / male
     combined = np.sqrt(overall**2 + (of_female - of_male) ** 2)
-    return {"MR_O": overall, "MR_F": of_female, "MR_M": of_male, "MR_C": combined}
+    worst = 100 - np.fmax(of_female, of_male)  # fmax leaves out a label that does not occur.
+    return dict(zip(METRICS, (overall, of_female, of_male, combined, worst), strict=True))
 
 
 def _statistic(metric: str) -> Callable[[Floats], Floats]:

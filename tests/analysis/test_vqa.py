@@ -44,7 +44,42 @@ def test_rates_are_those_of_a_hand_calculation(store: LocalStore, output: build.
     assert values["MR_F"] == pytest.approx(100 / 3)
     assert values["MR_O"] == pytest.approx(400 / 11)
     assert values["MR_C"] == pytest.approx(math.hypot(400 / 11, 100 / 3 - 40))
+    assert values["worst_group_accuracy"] == pytest.approx(60)
+    assert "D_WCA" not in values
     assert found[0]["n"].unique().to_list() == [11]
+
+
+def test_the_worst_group_s_accuracy_is_held_against_unsteered_over_the_pictures_of_both(
+    store: LocalStore, output: build.Output
+) -> None:
+    genders = ["man", "man", "woman", "woman", "woman", "woman"]
+    output.manifest([build.row(i, f"p{i}", gender=gender) for i, gender in enumerate(genders)])
+    plain = ["he", "she", "she", "she", "he", "they"]
+    steered = ["he", "he", "he", "he", "he", None]  # p5 is answered by unsteered alone.
+    output.cell("unsteered", "none", lambda row, _: plain[int(row.image_id[1:])])
+    output.cell("prompt", "none", lambda row, _: steered[int(row.image_id[1:])])
+    analysis.run(store, ["vqa"], Analysis(bootstrap=20), quiet)
+    found = scores.read(store, "vqa")
+    assert found is not None
+    rows = found[0].select("method", "metric", "value", "n").rows()
+    values = {(method, metric): (value, n) for method, metric, value, n in rows}
+    # Unsteered: men 1 of 2 right, women 3 of 4; without p5 2 of 3. Steered: women 0 of 3.
+    assert values["unsteered", "worst_group_accuracy"] == (50, 6)
+    assert values["prompt", "worst_group_accuracy"] == (0, 5)
+    assert values["prompt", "D_WCA"] == (-50, 5)
+
+
+def test_the_worst_group_is_the_only_one_where_one_label_occurs(
+    store: LocalStore, output: build.Output
+) -> None:
+    output.manifest([build.row(i, f"p{i}", gender="man") for i in range(4)])
+    output.cell("unsteered", "none", lambda row, _: "she" if row.image_id == "p0" else "he")
+    analysis.run(store, ["vqa"], Analysis(bootstrap=20), quiet)
+    found = scores.read(store, "vqa")
+    assert found is not None
+    values = dict(found[0].select("metric", "value").rows())
+    assert values["worst_group_accuracy"] == 75
+    assert values["MR_F"] is None
 
 
 def test_without_gender_labels_all_leaves_it_out(store: LocalStore, output: build.Output) -> None:
