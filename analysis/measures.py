@@ -16,6 +16,7 @@ from analysis.occupation import Occupation
 from analysis.sentiment import Sentiment
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap
+from analysis.toxicity import Toxicity
 from analysis.vqa import Vqa
 
 Made: TypeAlias = Callable[[list[CellFiles], Analysis, Bootstrap], Measure]
@@ -29,4 +30,5 @@ MEASURES: dict[str, Made] = {
     "competency": Competency,
     "direct": Direct,
     "cost": Cost,
+    "toxicity": Toxicity,
 }

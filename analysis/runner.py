@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -11,9 +12,10 @@ import polars as pl
 from analysis import comparisons, scores
 from analysis.frame import CellFiles, Output
 from analysis.measure import Measure
-from analysis.measures import MEASURES
+from analysis.measures import MEASURES, Made
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap, Permutation
+from analysis.toxicity import Scorer, Toxicity
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
 
@@ -26,12 +28,14 @@ def run(
     names: Sequence[str],
     settings: Analysis,
     say: Callable[[str], None] = print,
+    scorer: Scorer | None = None,
 ) -> list[str]:
     """Run the named analyses (`all`: those whose inputs are there) and return the files written.
 
     Writes out/scores/NAME.parquet; where there are methods to compare, comparisons/NAME.parquet;
     where there are row-level results, NAME.rows.parquet. Paths are relative to the store. `say` is
-    told the seed and what a reader of the scores should know.
+    told the seed and what a reader of the scores should know. `scorer` says how toxic a text is;
+    without one there is no toxicity.
     Raises: LmmsteerError for an unknown name, a partial output without allow_partial, a damaged
     part, or an analysis asked for by name whose labels are not there.
     """
@@ -51,7 +55,8 @@ def run(
         output.refuse_partial()
     cells = [files for files in output.cells if files.parts]
     bootstrap = Bootstrap(settings.bootstrap, settings.seed)
-    measures = [MEASURES[name](cells, settings, bootstrap) for name in asked]
+    made: dict[str, Made] = {**MEASURES, Toxicity.name: partial(Toxicity, scorer=scorer)}
+    measures = [made[name](cells, settings, bootstrap) for name in asked]
     about = _look(output, cells, measures, settings)
     for note in about["notes"]:
         say(note)

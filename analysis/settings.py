@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -18,6 +19,12 @@ class Analysis:
     empty list takes the words of conf/attribute.
     competency: file of competency words, one a line; null takes the shipped list.
     direct: id of the prompt that asks for the label `by` itself.
+    toxicity: folder of a text classifier, saved by save_pretrained with its tokenizer.
+    toxicity_label: name or number of its label that means toxic, or a list of them; null is the one
+    named toxic or toxicity. toxicity_threshold: P(toxic) from which on an answer is toxic.
+    toxicity_categories: label columns whose gaps D_mean averages; none is every one of race,
+    skin_tone, gender, age, body_type that has two groups. toxicity_device: auto, cuda, hpu or cpu.
+    toxicity_batch: texts that are scored at a time.
     bootstrap, seed: resamples of the 95% intervals and their seed. cluster: what is resampled,
     image_id or group_id (counterfactual sets).
     permutations: exchanges of a paired test between methods, from the same seed. correction: of its
@@ -34,6 +41,12 @@ class Analysis:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     competency: str | None = None
     direct: str | None = None
+    toxicity: str | None = None
+    toxicity_label: Any = None
+    toxicity_threshold: float = 0.5
+    toxicity_categories: list[str] = field(default_factory=list)
+    toxicity_device: str = "auto"
+    toxicity_batch: int = 32
     bootstrap: int = 1000
     seed: int = 0
     cluster: str = "image_id"

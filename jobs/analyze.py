@@ -7,6 +7,7 @@ from dataclasses import replace
 import analysis
 from analysis import annotate, judge, tokens
 from analysis.judge.local import Model
+from analysis.toxicity import Scorer, Toxicity
 from jobs import explain
 from lmmsteer import config as configs
 from lmmsteer.config import AnalyzeConfig
@@ -33,7 +34,7 @@ def run(members: list[Member]) -> int:
 
             paths = tokens.run(store, settings, FirstTokens(store))
         else:
-            paths = analysis.run(store, [settings.name], settings)
+            paths = analysis.run(store, [settings.name], settings, scorer=_scorer(settings))
         for path in paths:
             print(f"{store.root}/{path}")
     return 0
@@ -47,6 +48,20 @@ def _local(folder: str) -> Model:
 
     logging.set_verbosity_error()  # A prompt that is too long is told of by its row.
     return LocalModel(folder, "analysis.judge.model")
+
+
+def _scorer(settings: analysis.Analysis) -> Scorer | None:
+    """The classifier of `analysis.toxicity`; only then are torch and transformers imported."""
+    if settings.toxicity is None or settings.name not in ("all", Toxicity.name):
+        return None
+    from lmmsteer.models.toxicity import ToxicityModel
+
+    return ToxicityModel(
+        settings.toxicity,
+        settings.toxicity_label,
+        settings.toxicity_device,
+        settings.toxicity_batch,
+    )
 
 
 def _schema(name: object) -> type[analysis.Analysis]:

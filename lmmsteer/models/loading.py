@@ -53,7 +53,7 @@ def read_weights(folder: Path, dtype: torch.dtype, family: Family) -> Any:
     """
     # `torch_dtype` is understood by transformers 4 and 5; 5 calls it `dtype`.
     try:
-        with _quiet():
+        with quiet():
             loaded: Any = CLASSES.get(family.name, AutoModelForImageTextToText).from_pretrained(
                 folder, torch_dtype=dtype, output_loading_info=True, local_files_only=True
             )
@@ -77,7 +77,7 @@ def read_weights(folder: Path, dtype: torch.dtype, family: Family) -> Any:
 
 def read_processor(folder: Path, model: Any, family: Family) -> Any:
     """The processor of a folder, with a PIL image processor and what old files leave out."""
-    with _quiet():
+    with quiet():
         if family.from_parts:
             processor: Any = _parts(folder, model, family)
         else:
@@ -129,7 +129,7 @@ def ending_ids(model: Any, tokenizer: Any, family: Family) -> tuple[int, ...]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice from transformers while files are read."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
