@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmmsteer.engine.edit import Draw, Edit
-from lmmsteer.engine.edit.logits import likeliest
+from lmmsteer.engine.edit.logits import Forgetful, likeliest
 from lmmsteer.engine.sampling import Sampling, nonfinite
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
@@ -48,7 +48,7 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Watch(Forgetful):
     """A rule that leaves the logits as they are and adds their softmax to `sums`.
 
     of: [requests] int64, where in `sums` each row belongs.
@@ -60,12 +60,6 @@ class Watch:
     @property
     def rows(self) -> Tensor | None:
         return self.of
-
-    def start(self, rows: int, device: torch.device) -> Tensor:
-        return torch.zeros(rows, 0, dtype=torch.long, device=device)
-
-    def advance(self, memory: Tensor, tokens: Tensor) -> Tensor:
-        return memory
 
     def apply(
         self,

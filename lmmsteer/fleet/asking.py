@@ -99,11 +99,11 @@ class LocalModel:
             tokens = min(tokens, 2 + max(len(choice.encode()) for choice in choices))
         form = of_choices(choices) if schema is None else of_schema(schema)
         rule = constraint(self.lmm, form, tokens)
-        lengths = self._prompt_tokens(asked, blind)
+        pictures = {_id(one): _picture(one) for one in asked}
+        lengths = self._prompt_tokens(asked, pictures, blind)
         whole = [at for at, length in enumerate(lengths) if length + tokens <= self.most]
         edit = Edit(rules=(rule,), blind=blind)
         sampling = Sampling(temperature, top_k=0, top_p=1.0, max_new_tokens=tokens)
-        pictures = {_id(one): _picture(one) for one in asked}
         requests = [Request(one.row_id, _id(one), "question", one.prompt, 0) for one in asked]
         kept = [requests[at] for at in whole]
         answers = iter(self._engine.generate(self.lmm, kept, pictures, edit, sampling))
@@ -122,9 +122,11 @@ class LocalModel:
         what = f"{length} tokens of prompt and those of the answer are more than {self.most}"
         return Response.failed(request, "too_long", what)
 
-    def _prompt_tokens(self, asked: Sequence[Asked], blind: bool) -> list[int]:
-        pictures = {} if blind else {_id(one): _picture(one) for one in asked}
-        taken = {name: self.lmm.prepare(picture).tokens for name, picture in pictures.items()}
+    def _prompt_tokens(
+        self, asked: Sequence[Asked], pictures: Mapping[str, Image.Image], blind: bool
+    ) -> list[int]:
+        shown = {} if blind else pictures
+        taken = {name: self.lmm.prepare(picture).tokens for name, picture in shown.items()}
         ids = [self.lmm.token_ids(one.prompt, taken.get(_id(one), 1)) for one in asked]
         return [len(self.lmm.without_picture(i, "removed") if blind else i) for i in ids]
 

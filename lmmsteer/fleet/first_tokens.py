@@ -56,6 +56,7 @@ class FirstTokens:
         self.store = store
         self._loaded: tuple[ModelSpec, Lmm] | None = None
         self._engines: dict[Any, Any] = {}
+        self._rows: tuple[Any, dict[str, list[Request]]] | None = None
 
     def open(self, folder: str) -> Opened:
         """The cell of a folder below `out`.
@@ -128,18 +129,27 @@ class FirstTokens:
         """
         sums = Sums(len(image_ids), opened.lmm.vocab_size)
         place = {image_id: at for at, image_id in enumerate(image_ids)}
-        dataset = opened.record.cell.dataset
-        found = manifest.load(self.store, dataset)
-        if found is None:
-            raise LmmsteerError(
-                f"{self.store.root} has no manifest of {dataset}.",
-                f"Bring back {self.store.root}/{manifest.folder(dataset)}",
-            )
-        for shard in found.shards:
-            rows = _once(manifest.read_rows(self.store, dataset, shard.name), place)
-            if rows:
-                self._look(opened, rows, shard.name, steered, place, sums)
+        for part, rows in self._asked(opened.record.cell.dataset, image_ids).items():
+            self._look(opened, rows, part, steered, place, sums)
         return sums
+
+    def _asked(self, dataset: str, image_ids: Sequence[str]) -> dict[str, list[Request]]:
+        """The rows to look at, by part; kept, for the cells of a data set are shown the same."""
+        key = dataset, tuple(image_ids)
+        if self._rows is None or self._rows[0] != key:
+            found = manifest.load(self.store, dataset)
+            if found is None:
+                raise LmmsteerError(
+                    f"{self.store.root} has no manifest of {dataset}.",
+                    f"Bring back {self.store.root}/{manifest.folder(dataset)}",
+                )
+            wanted = set(image_ids)
+            parts = {
+                shard.name: _once(manifest.read_rows(self.store, dataset, shard.name), wanted)
+                for shard in found.shards
+            }
+            self._rows = key, {part: rows for part, rows in parts.items() if rows}
+        return self._rows[1]
 
     def _look(
         self,
@@ -166,10 +176,10 @@ class FirstTokens:
             watch(opened.engine, opened.lmm, rows, shown, edit, opened.sampling, at, sums)
 
 
-def _once(rows: Sequence[Request], place: dict[str, int]) -> list[Request]:
+def _once(rows: Sequence[Request], image_ids: set[str]) -> list[Request]:
     """A row for each of the pictures and prompts: the first seed's, for what is said first."""
     found: dict[tuple[str, str], Request] = {}
     for row in rows:
-        if row.image_id in place:
+        if row.image_id in image_ids:
             found.setdefault((row.image_id, row.prompt_id), row)
     return list(found.values())

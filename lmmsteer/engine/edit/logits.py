@@ -87,7 +87,7 @@ class Rule(Protocol):
         ...
 
 
-class _Forgetful:
+class Forgetful:
     """A rule that looks at the logits alone."""
 
     @property
@@ -102,7 +102,7 @@ class _Forgetful:
 
 
 @dataclass(frozen=True)
-class Bias(_Forgetful):
+class Bias(Forgetful):
     """z' = z + bias; -inf forbids a token. bias: [vocab] float32."""
 
     bias: Tensor
