@@ -60,8 +60,9 @@ def run(
     about = _look(output, cells, measures, settings)
     for note in about["notes"]:
         say(note)
+    unit = "part" if asked == ["cost"] else settings.cluster
     say(
-        f"intervals: {settings.bootstrap} bootstrap resamples by {settings.cluster};"
+        f"intervals: {settings.bootstrap} bootstrap resamples by {unit};"
         f" tests: {settings.permutations} permutations, {settings.correction};"
         f" seed {settings.seed}"
     )

@@ -158,3 +158,10 @@ def test_an_output_without_logs_is_refused_by_name_and_left_out_of_all(filled: L
         analysis.run(filled, ["cost"], HERE, quiet)
     assert "logs" in error.value.mend
     assert "scores/cost.parquet" not in analysis.run(filled, ["all"], HERE, quiet)
+
+
+def test_parts_are_said_to_be_what_is_resampled(filled: LocalStore) -> None:
+    said: list[str] = []
+    log(filled, "generate-1", done("unsteered", 0, 6.0))
+    analysis.run(filled, ["cost"], HERE, said.append)
+    assert "resamples by part;" in said[-1]
