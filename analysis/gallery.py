@@ -1,9 +1,10 @@
-"""The gallery: one picture and prompt, every method's answer side by side, most different first.
+"""The gallery's rows: one picture and prompt, every method's answer side by side.
 
 Two measures of how much the answers to a row differ. `spread`: for an attribute, the largest minus
 the smallest number of mentions among the methods shown for it. `words`: the mean, over pairs of
 methods, of 1 - (common words / words of either). Rows are chosen by the sum of the spreads, then by
-words.
+words. They stand in the order in which the page opens: by the first attribute's spread plus half of
+words, the largest first.
 """
 
 from __future__ import annotations
@@ -12,31 +13,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-import polars as pl
-from markupsafe import Markup, escape
-
-from analysis.frame import CellFiles, Output, read
+from analysis.frame import CellFiles, Output
 from analysis.mentions import counts
-from analysis.words import END, WORD_RE, Targets, split
+from analysis.words import Targets, split
 from lmmsteer.schema import LABELS
 
-CANDIDATES = (
-    4_000  # rows of a model and data set that are compared: those with the smallest row ids
-)
+CANDIDATES = 4_000  # rows of a model and data set that are compared, or as many as are shown
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method said; `html` has its target words marked, None where the row failed."""
+    """What one method said; `text` is None where the row failed."""
 
     method: str
     attribute: str
-    html: Markup | None
+    text: str | None
 
 
 @dataclass
 class Item:
-    """One row of the gallery."""
+    """One row of the gallery. `group`: the counterfactual set, where the row is of one."""
 
     row_id: str
     model: str
@@ -48,12 +44,26 @@ class Item:
     labels: dict[str, str]
     spread: dict[str, int]
     words: float
+    group: str | None = None
     answers: list[Answer] = field(default_factory=list)
-    picture: str | None = None  # a data URI
+
+    @property
+    def place(self) -> str:
+        return f"{self.model} on {self.dataset}"
 
     @property
     def rank(self) -> tuple[int, float]:
         return sum(self.spread.values()), self.words
+
+    @property
+    def first(self) -> float:
+        """What the page sorts by when it opens."""
+        return next(iter(self.spread.values()), 0) + self.words / 2
+
+
+def compared(limit: int) -> int:
+    """Rows of a model and data set that are held against each other: the smallest row ids."""
+    return max(CANDIDATES, limit)
 
 
 def build(output: Output, targets: Mapping[str, Targets], limit: int) -> list[Item]:
@@ -64,13 +74,13 @@ def build(output: Output, targets: Mapping[str, Targets], limit: int) -> list[It
             places.setdefault((files.cell.model, files.cell.dataset), []).append(files)
     each = max(1, limit // len(places))
     found = [item for cells in places.values() for item in _place(output, cells, targets, each)]
-    return sorted(found[:limit], key=lambda item: item.rank, reverse=True)
+    return sorted(found[:limit], key=lambda item: item.first, reverse=True)
 
 
 def _place(
     output: Output, cells: Sequence[CellFiles], targets: Mapping[str, Targets], limit: int
 ) -> list[Item]:
-    first = output.load(cells[0]).frame.sort("row_id").head(CANDIDATES)
+    first = output.load(cells[0]).frame.sort("row_id").head(compared(limit))
     texts: list[dict[str, str]] = []
     mentions: list[dict[str, dict[str, int]]] = []
     for files in cells:
@@ -86,7 +96,7 @@ def _place(
     chosen = choose(items, limit)
     for item in chosen:
         item.answers = [
-            Answer(f.cell.method, f.attribute, _marked(text.get(item.row_id), targets))
+            Answer(f.cell.method, f.attribute, text.get(item.row_id))
             for f, text in zip(cells, texts, strict=True)
         ]
     return chosen
@@ -96,7 +106,8 @@ def _item(files: CellFiles, row: dict, spread: dict[str, int], words: float) -> 
     labels = {name: row[name] for name in LABELS if row.get(name) is not None}
     names = (files.cell.model, files.cell.dataset, row["image_id"], row["prompt_id"])
     prompt = row.get("prompt") or row["prompt_id"]
-    return Item(row["row_id"], *names, prompt, row["seed"], labels, spread, words)
+    group = row.get("group_id")
+    return Item(row["row_id"], *names, prompt, row["seed"], labels, spread, words, group)
 
 
 def _spread(
@@ -133,48 +144,9 @@ def choose(items: Sequence[Item], limit: int) -> list[Item]:
     return sorted(chosen, key=lambda item: item.rank, reverse=True)[:limit]
 
 
-def _marked(text: str | None, targets: Mapping[str, Targets]) -> Markup | None:
-    return None if text is None else mark(text, targets)
-
-
-def mark(text: str, targets: Mapping[str, Targets]) -> Markup:
-    """The text, escaped, with every counted word in a <mark> that names its attributes."""
-    words = list(WORD_RE.finditer(text))
-    plain = [word.group().lower().replace("’", "'") for word in words]
-    pieces, end = [Markup()], 0
-    for place, word in enumerate(words):
-        second = plain[place + 1] if place + 1 < len(plain) else END
-        names = [name for name, found in targets.items() if found.counts(plain[place], second)]
-        if names:
-            pieces.append(escape(text[end : word.start()]))
-            pieces.append(_mark(word.group(), names, list(targets)))
-            end = word.end()
-    return Markup().join([*pieces, escape(text[end:])])
-
-
-def _mark(word: str, names: Sequence[str], order: Sequence[str]) -> Markup:
-    classes = " ".join(f"a{order.index(name)}" for name in names)
-    title = ", ".join(name.replace("_", " ") for name in names)
-    return Markup('<mark class="{}" title="{}">{}</mark>').format(classes, title, word)
-
-
 def image_ids(items: Iterable[Item]) -> dict[str, set[str]]:
     """The pictures that are shown, by data set."""
     shown: dict[str, set[str]] = {}
     for item in items:
         shown.setdefault(item.dataset, set()).add(item.image_id)
     return shown
-
-
-def pictures_of(output: Output, dataset: str, wanted: set[str]) -> dict[str, bytes]:
-    """The original bytes of pictures in the manifest, by image id; unreadable ones are left out."""
-    found: dict[str, bytes] = {}
-    for path in output.store.list(f"manifest/dataset={dataset}/images"):
-        if not path.endswith(".parquet"):
-            continue
-        there = read(output.store, [path], ["image_id", "bytes"])
-        rows = there.filter(pl.col("image_id").is_in(list(wanted))).drop_nulls("bytes")
-        found.update(rows.iter_rows())
-        if wanted <= set(found):
-            break
-    return found

@@ -1,4 +1,7 @@
-"""The plot of effect against cost: change of mentions over how often the occupation is named."""
+"""The plot of effect against cost: change of mentions over how often the occupation is named.
+
+Plots are made as Vega-Lite specifications (`chart`, a dictionary), and drawn by vl-convert.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from analysis.tables import spoken
 INK = "#7a7d85"  # axes and text, readable on white and on near-black
 COLORS = ["#e0663b", "#3f8fd6", "#8e6fd1", "#2f9e7d", "#c9972b", "#d1578f", "#6b8e23", "#5b7083"]
 KEYS = ["model", "dataset", "method", "attribute"]
+Chart = dict[str, Any]
 
 
 def points(mentions: pl.DataFrame, occupation: pl.DataFrame) -> pl.DataFrame:
@@ -33,8 +37,8 @@ def points(mentions: pl.DataFrame, occupation: pl.DataFrame) -> pl.DataFrame:
     return both.filter(same).drop("own")
 
 
-def svg(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str | None:
-    """The plot as SVG, or None where no method has both measures."""
+def chart(mentions: pl.DataFrame, occupation: pl.DataFrame) -> Chart | None:
+    """The plot, or None where no method has both measures."""
     data = points(mentions, occupation)
     if data.is_empty():
         return None
@@ -43,8 +47,19 @@ def svg(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str | None:
         place=pl.concat_str("model", pl.lit(" on "), "dataset"),
     )
     layers = _layers(data)
-    chart = layers.facet(alt.Facet("place:N", title=None), columns=1) if _many(data) else layers
-    return vlc.vegalite_to_svg(_styled(chart).to_json(), vl_version=_version())
+    many = data["place"].n_unique() > 1
+    return styled(layers.facet(alt.Facet("place:N", title=None), columns=1) if many else layers)
+
+
+def svg(chart: Chart) -> str:
+    """The plot as SVG: clear background, ink that is readable on white and on near-black."""
+    return vlc.vegalite_to_svg(chart, vl_version=_version())
+
+
+def png(chart: Chart) -> bytes:
+    """The plot as PNG on white, two dots a unit, for slides and documents."""
+    white = {**chart, "config": {**chart["config"], "background": "white"}}
+    return vlc.vegalite_to_png(white, vl_version=_version(), scale=2)
 
 
 def summary(mentions: pl.DataFrame, occupation: pl.DataFrame) -> str:
@@ -100,20 +115,18 @@ def _level(data: pl.DataFrame, column: str, **encoding: Any) -> alt.Chart:
     return lines.mark_rule(strokeDash=[4, 4], color=INK).encode(**encoding)
 
 
-def _styled(chart: Any) -> Any:
+def styled(chart: Any) -> Chart:
+    """With our axes, fonts and colours."""
     axis = {"labelColor": INK, "titleColor": INK, "domainColor": INK, "tickColor": INK}
     font = {"labelFontSize": 13, "titleFontSize": 13, "titleFontWeight": "normal"}
-    return (
+    chart = (
         chart.configure(background="transparent", font="sans-serif")
         .configure_axis(**axis, **font, gridColor=INK, gridOpacity=0.18)
         .configure_legend(labelColor=INK, titleColor=INK, symbolStrokeColor=INK, **font)
         .configure_view(stroke=None)
         .configure_header(labelColor=INK, labelFontSize=14)
     )
-
-
-def _many(data: pl.DataFrame) -> bool:
-    return data.select("model", "dataset").n_unique() > 1
+    return chart.to_dict()
 
 
 def _tenth(name: str) -> dict[str, pl.Expr]:

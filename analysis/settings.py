@@ -61,5 +61,5 @@ class Analysis:
 class Report:
     """The keys of `report`: rows in the gallery, and the longest side of its pictures in pixels."""
 
-    gallery: int = 60
+    gallery: int = 1000
     pixels: int = 192

@@ -17,8 +17,12 @@ LOADERS: dict[str, type] = {"folder": Folder, "demo": Demo}
 
 
 def open_dataset(config: Any) -> DataSet:
-    """The data set that a composed `dataset` group describes."""
+    """The data set that a composed `dataset` group describes.
+
+    `licence`, a text for reports and cards, is no parameter of a loader.
+    """
     values = dict(config)
+    values.pop("licence", None)
     loader = values.pop("loader", None)
     if loader not in LOADERS:
         known = ", ".join(sorted(LOADERS))

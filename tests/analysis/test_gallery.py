@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from analysis import gallery, thumbnail
+from analysis import gallery, marks, thumbnail
 from analysis.frame import Output
 from analysis.words import targets
 from lmmsteer.store import LocalStore
@@ -23,7 +23,7 @@ def item(prompt: str, image: str, spread: int, words: float = 0.0) -> gallery.It
 
 
 def test_counted_words_are_marked_and_everything_else_is_escaped() -> None:
-    html = gallery.mark('A <b>dark</b> Man in a dark coat & "hat"', TARGETS)
+    html = marks.mark('A <b>dark</b> Man in a dark coat & "hat"', TARGETS)
     assert html == (
         'A &lt;b&gt;<mark class="a1" title="skin tone">dark</mark>&lt;/b&gt; '
         '<mark class="a0" title="gender">Man</mark> in a dark coat &amp; &#34;hat&#34;'
@@ -69,7 +69,7 @@ def test_a_failed_row_has_no_answer_beside_the_others(
     output.cell("unsteered", "none", lambda *_: "a man")
     output.cell("prompt", "none", lambda *_: None)
     (found,) = gallery.build(Output(store), TARGETS, 5)
-    assert [answer.html is None for answer in found.answers] == [False, True]
+    assert [answer.text is None for answer in found.answers] == [False, True]
 
 
 def opened(uri: str | None) -> Image.Image:
