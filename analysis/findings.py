@@ -79,10 +79,10 @@ def _span(values: pl.Series) -> str:
 
 @dataclass(frozen=True)
 class Story:
-    """What was found on one model and data set, in sentences."""
+    """What was found on one model and data set, in sentences: [who, what it does]."""
 
     place: str
-    sentences: list[str]
+    sentences: list[tuple[str, str]]
 
 
 def story(found: Iterable[Finding], mentions: pl.DataFrame) -> list[Story]:
@@ -90,44 +90,60 @@ def story(found: Iterable[Finding], mentions: pl.DataFrame) -> list[Story]:
     told = []
     for place, group in groupby(found, key=lambda finding: finding.place):
         own = list(group)
-        more = len(own) - TOLD
-        rest = [f"{more} more {'methods' if more > 1 else 'method'} below."] if more > 0 else []
-        said = [*_unsteered(place, mentions), *map(_change, own[:TOLD]), *rest]
+        said = [*_unsteered(place, mentions), _most(own[0]), *map(_change, own[1:TOLD])]
+        if own[TOLD:]:
+            names = listed([finding.method for finding in own[TOLD:]])
+            said.append((names, "lower them less."))
         told.append(Story(place, said))
     return told
 
 
-def _unsteered(place: str, mentions: pl.DataFrame) -> list[str]:
+def _unsteered(place: str, mentions: pl.DataFrame) -> list[tuple[str, str]]:
     """How often attributes are brought up without steering."""
     rows = mentions.filter(
         pl.concat_str("model", pl.lit(" on "), "dataset") == place,
         pl.col("method") == BASELINE,
         pl.col("metric") == "per_1k",
-        pl.col("group").is_null(),
-    ).sort("value", descending=True)
+    )
     rates = [
         f"{tables.spoken(row['attribute'])} {row['value']:,.0f}"
-        for row in rows.drop_nulls("value").iter_rows(named=True)
+        for row in rows.sort("value", descending=True).iter_rows(named=True)
     ]
-    if not rates:
-        return []
-    times = "time" if rates[0].endswith(" 1") and len(rates) == 1 else "times"
-    return [f"Unasked, 1,000 unsteered answers bring up {listed(rates)} {times}."]
+    said = f"answers mention what nobody asked for. Per 1,000 of them: {listed(rates)} mentions."
+    return [("Unsteered", said)] if rates else []
 
 
-def _change(finding: Finding) -> str:
-    clear = sorted((e for e in finding.effects if e.clear), key=lambda effect: effect.value)
-    parts = [
-        f"{verb} mentions of {listed([f'{e.attribute} by {abs(e.value):.0f}%' for e in some])}"
-        for verb, some in (
-            ("lowers", [e for e in clear if not e.up]),
-            ("raises", [e for e in clear if e.up][::-1]),
-        )
-        if some
-    ]
-    text = " and ".join(parts) or "changes no attribute's mentions clearly"
-    cost = f"; answers that name the occupation: {finding.occupation}" if finding.occupation else ""
-    return f"{finding.method} {text}{cost}."
+def _most(finding: Finding) -> tuple[str, str]:
+    """The strongest method: every change, and what became of the occupation."""
+    lowered = _by([e for e in _clear(finding) if not e.up])
+    if not lowered:
+        return _change(finding)
+    raised = _by([e for e in _clear(finding) if e.up])
+    more = f", and raises {raised}" if raised else ""
+    cost = ""
+    if finding.occupation:
+        cost = f" Answers that name the occupation change by {finding.occupation}."
+    return finding.method, f"lowers mentions most: {lowered}{more}.{cost}"
+
+
+def _change(finding: Finding) -> tuple[str, str]:
+    clear = _clear(finding)
+    down, up = [e for e in clear if not e.up], [e for e in clear if e.up]
+    if len(down) == len(finding.effects) > 1:
+        sizes = sorted(round(effect.size) for effect in down)
+        return finding.method, f"lowers them by {sizes[0]}% to {sizes[-1]}%."
+    lowered = f"lowers {_by(down)}" if down else "lowers none"
+    raised = f", and raises {_by(up)}" if up else ""
+    return finding.method, f"{lowered}{raised}."
+
+
+def _clear(finding: Finding) -> list[Effect]:
+    """What is clear of zero, the largest first."""
+    return sorted((e for e in finding.effects if e.clear), key=lambda effect: -abs(effect.value))
+
+
+def _by(effects: Sequence[Effect]) -> str:
+    return listed([f"{effect.attribute} by {abs(effect.value):.0f}%" for effect in effects])
 
 
 def listed(words: Sequence[str]) -> str:

@@ -38,7 +38,8 @@ VERBS = {
     "status": "cells by done, left, failed; rate, time left, the last errors",
     "verify": "every part re-read; repair=true moves bad ones aside, to be made again",
     "analyze": "mentions, sentiment, occupation, judge, ...: answers to scores",
-    "report": "tables, plot and one HTML page",
+    "report": "tables, plots, one HTML page and the data-set card",
+    "view": "the report in a browser, with the manifest's pictures in full size",
     "bench": "this engine against transformers' generate with hooks, on your model and card",
 }
 

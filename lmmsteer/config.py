@@ -199,6 +199,16 @@ class ReportConfig:
 
 
 @dataclass
+class ViewConfig:
+    """host, port: where the report is served (port 0: a free one). open: in the browser."""
+
+    out: str = MISSING
+    host: str = "127.0.0.1"
+    port: int = 8000
+    open: bool = False
+
+
+@dataclass
 class BenchEngineConfig:
     """The engine under test; slots: rows at a time (null: its own choice)."""
 
@@ -251,6 +261,7 @@ def register_all() -> None:
     register("doctor", DoctorConfig)
     register("analyze", AnalyzeConfig)
     register("report", ReportConfig)
+    register("view", ViewConfig)
     register("bench", BenchConfig)
 
 

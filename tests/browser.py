@@ -76,6 +76,9 @@ class Browser:
         self.run(script, name, shown)
 
     def click(self, selector: str) -> None:
+        script = """document.querySelector(arguments[0])
+            .scrollIntoView({block: "center", behavior: "instant"})"""
+        self.run(script, selector)
         self._call("POST", f"/element/{self._element(selector)}/click", {})
 
     def type(self, selector: str, text: str) -> None:
@@ -84,7 +87,8 @@ class Browser:
     def press(self, *keys: str) -> None:
         """Keys to whatever has the focus."""
         pressed = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self._call("POST", "/actions", {"actions": [{"type": "key", "id": "k", "actions": pressed}]})
+        keyboard = {"type": "key", "id": "keyboard", "actions": pressed}
+        self._call("POST", "/actions", {"actions": [keyboard]})
 
     def resize(self, width: int, height: int) -> None:
         self._call("POST", "/window/rect", {"width": width, "height": height})

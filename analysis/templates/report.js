@@ -182,6 +182,7 @@
       pager.querySelector("span").textContent = "page " + (page + 1).toLocaleString("en") + " of " + pages.toLocaleString("en");
     }
     const places = rows.map((row) => nodes.has(row) ? dress(finish(nodes.get(row), row), attribute, hidden) : waiting(row));
+    list.setAttribute("aria-busy", "true");
     list.replaceChildren(...places);
     await Promise.all(rows.map(async (row, place) => {
       let built;
