@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -159,3 +163,20 @@ def test_a_value_with_an_equals_sign_needs_no_quotes(
     line = ["manifest", "dataset=folder", f"dataset.path={photos}", f"out={out}"]
     assert command(*line)[0] == 0
     assert (out / "manifest" / "dataset=folder" / "_manifest.json").is_file()
+
+
+def test_view_serves_a_report_until_it_is_interrupted(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/report.html").write_text("<p>found")
+    line = [sys.executable, "-m", "jobs", "view", f"out={tmp_path}", "port=0"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout is not None
+        address = run.stdout.readline().split()[0]
+        with urllib.request.urlopen(address) as answer:
+            assert answer.read() == b"<p>found"
+        run.send_signal(signal.SIGINT)
+        rest = run.stdout.read()
+        assert (run.wait(), rest.startswith("From another machine: ssh -L")) == (0, True), rest
+    code, _, err = command("view", f"out={tmp_path / 'none'}")
+    assert (code, "lmmsteer report out=" in err) == (2, True), err
+    assert not (tmp_path / "none").exists()
