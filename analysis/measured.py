@@ -42,10 +42,10 @@ def _table(name: str, frame: pl.DataFrame) -> Table:
     metrics = rows["metric"].unique(maintain_order=True).to_list()
     cells: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in rows.iter_rows(named=True):
-        key = tuple(row[name] for name in ("model", "dataset", "attribute", "method"))
+        key = (row["model"], row["dataset"], spoken(row["attribute"]), row["method"])
         cells.setdefault(key, {})[row["metric"]] = row
     lines = tuple(
-        (*map(spoken, key), *(_figure(found.get(m)) for m in metrics), *_behind(found))
+        (*key, *(_figure(found.get(m)) for m in metrics), *_behind(found))
         for key, found in cells.items()
     )
     heads = ("model", "dataset", "attribute", "method", *map(spoken, metrics), "rows", "coverage")

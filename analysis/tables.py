@@ -126,7 +126,7 @@ def table_2(sentiment: pl.DataFrame) -> Table:
     cells = dict.fromkeys(key[:4] for key, row in found.items() if row["metric"] == "variance")
     rows = [
         (
-            *map(spoken, names),
+            *_cell(names),
             whole(found[(*names, "variance")], 1),
             whole(found[(*names, "range")]),
             number(found[(*names, "negative_per_1k")]),
@@ -158,14 +158,18 @@ def groups(sentiment: pl.DataFrame) -> Table:
     cells = dict.fromkeys(_key(row)[:4] for row in rows)
     found = {(*_key(row)[:4], row["group"]): row for row in rows}
     grid = tuple(
-        (*map(spoken, cell), *(number(found.get((*cell, name))) for name in names))
-        for cell in cells
+        (*_cell(cell), *(number(found.get((*cell, name))) for name in names)) for cell in cells
     )
     columns = ("model", "method", "attribute", "dataset", *(spoken(name) for name in names))
     note = (
         "Answers with VADER compound <= -0.05; 95% intervals of a clustered bootstrap in brackets."
     )
     return Table("Negative answers per 1k by group", columns, grid, note, 4)
+
+
+def _cell(names: tuple[str, ...]) -> tuple[str, ...]:
+    model, method, attribute, dataset = names
+    return model, method, spoken(attribute), dataset
 
 
 def _wide(title: str, rows: list[Row], text: Callable[[Row | None], str], note: str) -> Table:
