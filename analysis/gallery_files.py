@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis import marks
 from analysis.gallery import Item
+from analysis.marks import Marks
 from analysis.words import Targets
 from lmmsteer.schema import LABELS
 from lmmsteer.store import Store
@@ -34,10 +34,10 @@ def write(
 ) -> list[str]:
     """Write chunks and index; what is left of a longer gallery is emptied. Returns the paths."""
     index = _index(items, list(targets))
-    made = _made(index, items)
+    made, marks = _made(index, items), Marks(targets)
     files = [f"{folder}/{number:05d}.js" for number in range(-(-len(items) // CHUNK))]
     for number, path in enumerate(files):
-        rows = [_row(i, targets, picture) for i in items[number * CHUNK : (number + 1) * CHUNK]]
+        rows = [_row(i, marks, picture) for i in items[number * CHUNK : (number + 1) * CHUNK]]
         _call(store, path, "chunk", number, made, rows)
     last = f"{folder}/index.js"
     _call(store, last, "index", {"made": made, **index})
@@ -106,8 +106,8 @@ def _coded(items: Sequence[Item], name: str, values: Sequence[str]) -> list[int]
     return [places.get(item.labels.get(name, ""), -1) for item in items]
 
 
-def _row(item: Item, targets: Mapping[str, Targets], picture: Picture) -> list[Any]:
-    answers = [a.text if a.text is None else marks.pieces(a.text, targets) for a in item.answers]
+def _row(item: Item, marks: Marks, picture: Picture) -> list[Any]:
+    answers = [a.text if a.text is None else marks.pieces(a.text) for a in item.answers]
     return [picture(item), answers]
 
 

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis import findings, gallery, gallery_files, marks, plot, tables
+from analysis import findings, gallery, gallery_files, plot, tables
 from analysis.frame import Output
+from analysis.marks import Marks
 from analysis.tables import Table
 from analysis.words import Targets
 
@@ -105,7 +105,7 @@ def _gallery(shown: Gallery) -> dict[str, Any]:
     return {
         "items": shown.items[: gallery_files.PAGE],
         "picture": shown.picture,
-        "mark": partial(marks.mark, targets=shown.targets),
+        "mark": Marks(shown.targets).html,
         "candidates": gallery.compared(shown.asked),
         "attributes": attributes,
         "prompts": gallery_files.prompts(shown.items),

@@ -6,8 +6,9 @@ import io
 import pytest
 from PIL import Image
 
-from analysis import gallery, marks, thumbnail
+from analysis import gallery, thumbnail
 from analysis.frame import Output
+from analysis.marks import Marks
 from analysis.words import targets
 from lmmsteer.store import LocalStore
 from tests.analysis import build
@@ -23,7 +24,7 @@ def item(prompt: str, image: str, spread: int, words: float = 0.0) -> gallery.It
 
 
 def test_counted_words_are_marked_and_everything_else_is_escaped() -> None:
-    html = marks.mark('A <b>dark</b> Man in a dark coat & "hat"', TARGETS)
+    html = Marks(TARGETS).html('A <b>dark</b> Man in a dark coat & "hat"')
     assert html == (
         'A &lt;b&gt;<mark class="a1" title="skin tone">dark</mark>&lt;/b&gt; '
         '<mark class="a0" title="gender">Man</mark> in a dark coat &amp; &#34;hat&#34;'

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import gallery, gallery_files, marks
+from analysis import gallery, gallery_files
 from analysis.gallery import Answer, Item
+from analysis.marks import Marks
 from analysis.words import targets
 from lmmsteer.store import LocalStore
 
@@ -88,7 +89,7 @@ def test_as_many_rows_are_compared_as_are_shown() -> None:
 
 def test_pieces_put_together_are_the_text() -> None:
     text = "A man, the MAN’s man"
-    found = marks.pieces(text, TARGETS)
+    found = Marks(TARGETS).pieces(text)
     assert "".join(p if isinstance(p, str) else p[0] for p in found) == text
     assert [p for p in found if not isinstance(p, str)] == [("man", [0]), ("man", [0])]
-    assert marks.pieces("", TARGETS) == []
+    assert Marks(TARGETS).pieces("") == []
