@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 CHUNK = 4_000_000  # drawn cluster numbers held at a time
+KEPT = 256_000_000  # bytes of draws that are kept for the next statistic over as many clusters
+
+Bytes = NDArray[np.int8] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -57,26 +61,56 @@ class Bootstrap:
         return Interval(value, float(low), float(high))
 
     def _totals(self, sums: Floats) -> Floats:
-        clusters = len(sums)
-        if clusters * self.resamples <= CHUNK:
-            return _all_weights(clusters, self.resamples, self.seed) @ sums
-        rng = np.random.default_rng(self.seed)
-        rows = max(1, CHUNK // clusters)
-        sizes = [min(rows, self.resamples - start) for start in range(0, self.resamples, rows)]
-        return np.concatenate([_weights(rng, size, clusters) @ sums for size in sizes])
+        drawn = _drawn(_weights, len(sums), self.resamples, self.seed)
+        return np.concatenate([weights @ sums for weights in drawn])
 
 
-@lru_cache(maxsize=4)
-def _all_weights(clusters: int, resamples: int, seed: int) -> Floats:
-    return _weights(np.random.default_rng(seed), resamples, clusters)
+def _drawn(
+    draw: Callable[[np.random.Generator, int, int], Bytes], clusters: int, times: int, seed: int
+) -> Iterator[Floats]:
+    """Rows of draws, [some, clusters] at a time, the same for every statistic of a seed."""
+    if clusters * times <= CHUNK:
+        yield _whole(draw, clusters, times, seed)
+        return
+    small = clusters * times <= KEPT
+    for some in _kept(draw, clusters, times, seed) if small else _made(draw, clusters, times, seed):
+        yield some.astype(np.float64)
 
 
-def _weights(rng: np.random.Generator, resamples: int, clusters: int) -> Floats:
-    """How often each cluster is drawn: [resamples, clusters], every row sums to `clusters`."""
+def _made(
+    draw: Callable[[np.random.Generator, int, int], Bytes], clusters: int, times: int, seed: int
+) -> Iterator[Bytes]:
+    rng = np.random.default_rng(seed)
+    rows = max(1, CHUNK // clusters)
+    for start in range(0, times, rows):
+        yield draw(rng, min(rows, times - start), clusters)
+
+
+@lru_cache(maxsize=8)
+def _whole(draw: Any, clusters: int, times: int, seed: int) -> Floats:
+    return draw(np.random.default_rng(seed), times, clusters).astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _kept(draw: Any, clusters: int, times: int, seed: int) -> list[Bytes]:
+    return list(_made(draw, clusters, times, seed))
+
+
+def _weights(rng: np.random.Generator, resamples: int, clusters: int) -> Bytes:
+    """How often each cluster is drawn: [resamples, clusters], every row sums to `clusters`.
+
+    One that is drawn more than 255 times does not fit, and does not happen: of 256 clusters or
+    more, P < 1 / 256!; of fewer, no cluster is drawn more often than there are clusters.
+    """
     drawn = rng.integers(0, clusters, size=(resamples, clusters))
     drawn += np.arange(resamples)[:, None] * clusters
     counts = np.bincount(drawn.ravel(), minlength=resamples * clusters)
-    return counts.reshape(resamples, clusters).astype(np.float64)
+    return counts.reshape(resamples, clusters).astype(np.uint8)
+
+
+def _exchanges(rng: np.random.Generator, flips: int, clusters: int) -> Bytes:
+    """+1 and -1, [flips, clusters]."""
+    return 1 - 2 * rng.integers(0, 2, size=(flips, clusters), dtype=np.int8)
 
 
 @dataclass(frozen=True)
@@ -117,11 +151,7 @@ class Permutation:
             numbers = np.arange(2**clusters)[:, None] >> np.arange(clusters)
             yield 1.0 - 2.0 * (numbers & 1).astype(np.float64)
             return
-        rng = np.random.default_rng(self.seed)
-        rows = max(1, CHUNK // clusters)
-        for start in range(0, self.flips, rows):
-            size = (min(rows, self.flips - start), clusters)
-            yield 1.0 - 2.0 * rng.integers(0, 2, size=size, dtype=np.int8).astype(np.float64)
+        yield from _drawn(_exchanges, clusters, self.flips, self.seed)
 
 
 def _apart(middle: Floats, half: Floats, statistic: Statistic) -> Floats:

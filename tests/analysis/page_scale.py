@@ -29,9 +29,11 @@ LONG = " ".join(["The room is bright and there is a window behind the person."] 
 
 def main(pictures: int, methods: int, folder: Path) -> None:
     store = LocalStore(folder)
-    if not store.exists("scores/mentions.parquet"):
+    if not store.list("responses"):
         _build(folder, pictures, methods)
-        analysis.run(store, ["mentions", "occupation", "sentiment"], Analysis(bootstrap=50))
+    if not store.exists("scores/sentiment.parquet"):
+        few = Analysis(bootstrap=50, permutations=50)
+        analysis.run(store, ["mentions", "occupation", "sentiment"], few)
     begun = time.perf_counter()
     report.write(store, Report(gallery=pictures))
     took = time.perf_counter() - begun

@@ -195,3 +195,24 @@ def test_a_difference_has_the_interval_of_both_drawn_together() -> None:
     both = columns([1, 2, 3, 4], [4, 4, 4, 4], [1, 2, 3, 4], [4, 4, 4, 4])
     found = Bootstrap(100).interval(both, difference(ratio()))
     assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("chunk", "kept"), [(10**9, 10**9), (700, 10**9), (700, 1)])
+def test_draws_are_the_same_however_they_are_held(
+    chunk: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = np.random.default_rng(3)
+    one, other = (chance.integers(1, 9, size=(60, 2)).astype(float) for _ in range(2))
+    whole = found(one, other, 1)
+    monkeypatch.setattr(stats, "CHUNK", chunk)
+    monkeypatch.setattr(stats, "KEPT", kept)
+    assert found(one, other, 1) == whole
+    assert found(one, other, 2) != whole
+
+
+def found(one: np.ndarray, other: np.ndarray, seed: int) -> tuple[object, object]:
+    """An interval and a p value, of draws that nothing has kept from before."""
+    stats._whole.cache_clear()
+    stats._kept.cache_clear()
+    interval = stats.Bootstrap(50, seed).interval(one, stats.ratio())
+    return interval, stats.Permutation(70, seed).p(one, other, stats.ratio())
