@@ -18,25 +18,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from analysis import thumbnail
 from analysis.pictures import Originals
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
+from lmmsteer.store.kinds import kind_of
 
 PAGE = "report.html"
 PICTURES = "pictures/"
-TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".md": "text/plain; charset=utf-8",
-    ".tex": "text/plain; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".parquet": "application/octet-stream",
-}
 SHOWN = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n": "image/png", b"GIF8": "image/gif"}
 ALONE = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # A picture runs nothing.
 NAME = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")  # no step that begins with a dot
@@ -85,7 +76,7 @@ class Site:
         return self._file(unquote(path))
 
     def _file(self, path: str) -> Served | None:
-        kind = TYPES.get(PurePosixPath(path).suffix)
+        kind = kind_of(path)
         if kind is None or not NAME.fullmatch(path) or not self.store.exists(f"report/{path}"):
             return None
         data = self.store.read_bytes(f"report/{path}")

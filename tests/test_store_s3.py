@@ -8,7 +8,9 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
+import boto3
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
@@ -108,6 +110,19 @@ def test_a_part_is_made_once_read_back_listed_and_moved(store: ObjectStore, faul
     assert store.local("first") is None
     assert store.free() is None
     assert store.collect() == []
+
+
+def test_a_page_in_a_bucket_is_shown_by_a_browser_as_one(
+    store: ObjectStore, moto: int, out: str
+) -> None:
+    store.write_bytes("report/report.html", b"<p>page")
+    store.write_bytes("responses/part", b"bytes")
+    client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{moto}", region_name="us-east-1")
+    bucket, folder = urlsplit(out)[1:3]
+    keys = [f"{folder}/{path}".lstrip("/") for path in ("report/report.html", "responses/part")]
+    kinds = [client.head_object(Bucket=bucket, Key=key)["ContentType"] for key in keys]
+    assert kinds[0] == "text/html; charset=utf-8"
+    assert not kinds[1].startswith("text/")
 
 
 def test_what_is_opened_by_its_root_is_the_same_store(store: ObjectStore, out: str) -> None:

@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from lmmsteer.errors import RunFailed
 from lmmsteer.store.errors import Unreadable, refused
+from lmmsteer.store.kinds import kind_of
 from lmmsteer.store.log_buffer import EVERY, LogBuffer
 from lmmsteer.store.patient_file import PatientFile
 from lmmsteer.store.retries import Retries
@@ -188,7 +189,9 @@ class ObjectStore:
             if self.creation:
                 files.create_dir(self.base.partition("/")[0])
                 self.creation = False
-            with files.open_output_stream(self._key(path)) as file:
+            kind = kind_of(path)  # A page in a bucket is shown, not downloaded.
+            metadata = {"Content-Type": kind} if kind else None
+            with files.open_output_stream(self._key(path), metadata=metadata) as file:
                 file.write(data)
 
         try:
