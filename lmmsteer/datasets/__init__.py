@@ -9,11 +9,26 @@ from typing import Any
 
 from lmmsteer.config import typed
 from lmmsteer.datasets.base import DataSet
+from lmmsteer.datasets.coco_captions import CocoCaptions
+from lmmsteer.datasets.da_coco import DaCoco
 from lmmsteer.datasets.demo import Demo
+from lmmsteer.datasets.facet import Facet
+from lmmsteer.datasets.fairface import FairFace
 from lmmsteer.datasets.folder import Folder
+from lmmsteer.datasets.parquet import ParquetFiles
+from lmmsteer.datasets.social_counterfactuals import SocialCounterfactuals
 from lmmsteer.errors import LmmsteerError
 
-LOADERS: dict[str, type] = {"folder": Folder, "demo": Demo}
+LOADERS: dict[str, type] = {
+    "folder": Folder,
+    "parquet": ParquetFiles,
+    "social_counterfactuals": SocialCounterfactuals,
+    "facet": Facet,
+    "da_coco": DaCoco,
+    "coco_captions": CocoCaptions,
+    "fairface": FairFace,
+    "demo": Demo,
+}
 
 
 def open_dataset(config: Any) -> DataSet:
