@@ -22,7 +22,7 @@ GROUPS = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name != "hydra")
 GIVEN = {
     "ablation": ["method.artifact=FILE"],
     "ala_cross": ["method.terms=[{attribute: gender, target: 0.0}]"],
-    **dict.fromkeys(set(datasets.LOADERS) - {"demo"}, ["dataset.path=DIR"]),
+    **{name: ["dataset.path=DIR"] for name in set(datasets.LOADERS) - {"demo"}},
 }
 
 
