@@ -22,6 +22,7 @@ GROUPS = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name != "hydra")
 GIVEN = {
     "ablation": ["method.artifact=FILE"],
     "ala_cross": ["method.terms=[{attribute: gender, target: 0.0}]"],
+    "clipcap": ["model.path=DIR"],
     **{name: ["dataset.path=DIR"] for name in set(datasets.LOADERS) - {"demo"}},
 }
 

@@ -44,7 +44,7 @@ class SocialCounterfactuals:
     (skinny, obese) or appearance (tattooed, in `extra`). split: `fit` has the share `fit_share` of
     the counterfactual sets, chosen by a hash of their names, and `eval` the others, so that no set
     is in both. group_id: pair and set. occupation: the caption without its template and attributes,
-    underscores and hyphens as spaces.
+    in lower case, underscores and hyphens as spaces.
     """
 
     name: str
@@ -100,7 +100,7 @@ class SocialCounterfactuals:
             image_id=own,
             read=partial(read, own),
             group_id=group,
-            labels={**labels, **({"occupation": spaced(occupation)} if occupation else {})},
+            labels={**labels, **({"occupation": spaced(occupation).lower()} if occupation else {})},
             extra={**extra, "pair": pair, **({"appearance": appearance} if appearance else {})},
         )
 
