@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from analysis.captions import Captions
 from analysis.competency import Competency
 from analysis.cost import Cost
 from analysis.direct import Direct
@@ -31,4 +32,5 @@ MEASURES: dict[str, Made] = {
     "direct": Direct,
     "cost": Cost,
     "toxicity": Toxicity,
+    "captions": Captions,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from analysis import comparisons, scores
+from analysis.captions import Captions, Study
 from analysis.frame import CellFiles, Output
 from analysis.measure import Measure
 from analysis.measures import MEASURES, Made
@@ -19,7 +21,12 @@ from analysis.toxicity import Scorer, Toxicity
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.store import Store
 
-NEEDS = {"cost": "It needs the logs of the run (out/logs), which say what each part took."}
+NEEDS = {
+    "cost": "It needs the logs of the run (out/logs), which say what each part took.",
+    "captions": "It needs reference captions of the pictures: analysis.references=FILE, whose"
+    " image_id are the manifest's, or a column `captions` (analysis.references_column) in the"
+    " data set's metadata file.",
+}
 CLUSTERS = ("image_id", "group_id")
 
 
@@ -39,23 +46,28 @@ def run(
     Raises: LmmsteerError for an unknown name, a partial output without allow_partial, a damaged
     part, or an analysis asked for by name whose labels are not there.
     """
-    asked = _names(names)
-    if settings.cluster not in CLUSTERS:
-        raise LmmsteerError(
-            f"analysis.cluster={settings.cluster} is not known.",
-            f"Choose one of {', '.join(CLUSTERS)}.",
-        )
-    if settings.correction not in comparisons.CORRECTIONS:
-        raise LmmsteerError(
-            f"analysis.correction={settings.correction} is not known.",
-            f"Choose one of {', '.join(comparisons.CORRECTIONS)}.",
-        )
+    _refuse(names, settings)
     output = Output(store)
     if not settings.allow_partial:
         output.refuse_partial()
+    with closing(Study(store, settings, say)) as study:
+        special: dict[str, Made] = {
+            Toxicity.name: partial(Toxicity, scorer=scorer),
+            Captions.name: partial(Captions, study=study),
+        }
+        return _measured(output, names, settings, say, {**MEASURES, **special})
+
+
+def _measured(
+    output: Output,
+    names: Sequence[str],
+    settings: Analysis,
+    say: Callable[[str], None],
+    made: Mapping[str, Made],
+) -> list[str]:
+    asked = [name for name in MEASURES if name in names or "all" in names]
     cells = [files for files in output.cells if files.parts]
     bootstrap = Bootstrap(settings.bootstrap, settings.seed)
-    made: dict[str, Made] = {**MEASURES, Toxicity.name: partial(Toxicity, scorer=scorer)}
     measures = [made[name](cells, settings, bootstrap) for name in asked]
     about = _look(output, cells, measures, settings)
     for note in about["notes"]:
@@ -66,16 +78,25 @@ def run(
         f" tests: {settings.permutations} permutations, {settings.correction};"
         f" seed {settings.seed}"
     )
-    return _write(store, measures, about, optional="all" in names)
+    return _write(output.store, measures, about, optional="all" in names)
 
 
-def _names(names: Sequence[str]) -> list[str]:
+def _refuse(names: Sequence[str], settings: Analysis) -> None:
     unknown = [name for name in names if name not in (*MEASURES, "all")]
     if unknown:
         raise LmmsteerError(
             f"There is no analysis {unknown[0]}.", f"Choose from: all, {', '.join(MEASURES)}"
         )
-    return [name for name in MEASURES if name in names or "all" in names]
+    if settings.cluster not in CLUSTERS:
+        raise LmmsteerError(
+            f"analysis.cluster={settings.cluster} is not known.",
+            f"Choose one of {', '.join(CLUSTERS)}.",
+        )
+    if settings.correction not in comparisons.CORRECTIONS:
+        raise LmmsteerError(
+            f"analysis.correction={settings.correction} is not known.",
+            f"Choose one of {', '.join(comparisons.CORRECTIONS)}.",
+        )
 
 
 def _look(

@@ -25,6 +25,12 @@ class Analysis:
     toxicity_categories: label columns whose gaps D_mean averages; none is every one of race,
     skin_tone, gender, age, body_type that has two groups. toxicity_device: auto, cuda, hpu or cpu.
     toxicity_batch: texts that are scored at a time.
+    references: Parquet, CSV or JSON file of image_id and caption, or one of COCO's captions_*.json;
+    null is the data set's metadata. references_column: its column, of a caption or a JSON list.
+    caption_metrics: of rouge_l, meteor, spice; none is the first two, and spice with its jar.
+    meteor_jar, tokenizer_jar: meteor-1.5.jar, stanford-corenlp-3.4.1.jar; null is pycocoevalcap's.
+    spice_jar: spice-1.0.jar with lib/stanford-corenlp-3.6.0*.jar beside it. java: the command.
+    java_seconds: after which a Java program that does not reply is given up.
     bootstrap, seed: resamples of the 95% intervals and their seed. cluster: what is resampled,
     image_id or group_id (counterfactual sets).
     permutations: exchanges of a paired test between methods, from the same seed. correction: of its
@@ -47,6 +53,14 @@ class Analysis:
     toxicity_categories: list[str] = field(default_factory=list)
     toxicity_device: str = "auto"
     toxicity_batch: int = 32
+    references: str | None = None
+    references_column: str = "captions"
+    caption_metrics: list[str] = field(default_factory=list)
+    meteor_jar: str | None = None
+    tokenizer_jar: str | None = None
+    spice_jar: str | None = None
+    java: str = "java"
+    java_seconds: float = 600.0
     bootstrap: int = 1000
     seed: int = 0
     cluster: str = "image_id"
