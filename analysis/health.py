@@ -8,7 +8,8 @@ repeated: 1 - distinct / all 4-grams of an answer, averaged over answers of four
 looped: answers whose last words are one run of 1 to 16 words three times over (our definition).
 empty: answers without a word. truncated: answers ended by the length limit. repeated, looped, empty
 and truncated are in per cent; NAME_change is the difference from unsteered over the same clusters.
-Source: distinct-n Li et al. 2016 (arXiv 1510.03055), section 5; repeated is seq-rep-4 of Welleck et
+Source: distinct-n Li et al. 2016 (arXiv 1510.03055), who divide by the number of tokens for every
+n, where here it is that of the n-grams, as became usual; repeated is seq-rep-4 of Welleck et
 al. 2020 (arXiv 1908.04319), section 6.1, over words in place of tokens.
 """
 
