@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from analysis.worked import Worked, of_cells
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import LABELS, RESPONSES, Cell
-from lmmsteer.store import Store
+from lmmsteer.store import Store, Unreadable
 
 KEYS = ("model", "method", "attribute", "dataset")
 BASELINE = "unsteered"
@@ -248,8 +248,9 @@ def _order(files: CellFiles) -> tuple[str, str, bool, str]:
 
 def _part(store: Store, path: str) -> Part:
     try:
-        local = store.local(path)
-        metadata = pq.read_metadata(local or pa.BufferReader(store.read_bytes(path)))
+        metadata = pq.read_metadata(store.local(path) or store.open_input(path))
+    except Unreadable:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise _damaged(store, path, error) from error
     footer = metadata.metadata or {}
