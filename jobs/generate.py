@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from jobs import explain
+from lmmsteer.config import GenerateConfig
 from lmmsteer.fleet import run as fleet
 from lmmsteer.fleet.journal import Journal, place_among_drivers
 from lmmsteer.fleet.launcher import Member
@@ -33,6 +34,8 @@ def carry_out(plan: Plan, verb: str) -> int:
         return refuse(plan)
     require_free(plan.store, LEAST_FREE)
     commit = plan.store.commit  # Tried out by writing, before anything else is.
+    for line in licences([(j.cell.dataset, j.config) for j in plan.jobs], set(plan.manifests)):
+        print(line, flush=True)
     plan.begin()
     plan.store.collect("responses")
     journal = Journal(plan.store, verb)
@@ -48,6 +51,16 @@ def carry_out(plan: Plan, verb: str) -> int:
         journal.write("end", code=code)
         journal.close()
     return code
+
+
+def licences(asked: Iterable[tuple[str, GenerateConfig]], known: Set[str]) -> list[str]:
+    """What the licence of a brought data set is, where no manifest of it is there yet."""
+    found = {
+        name: config.dataset["licence"]
+        for name, config in asked
+        if name not in known and config.dataset.get("path") and config.dataset.get("licence")
+    }
+    return [f"{name}: licence: {licence}" for name, licence in found.items()]
 
 
 def _answer(plan: Plan, verb: str, journal: Journal, rows: int, place: float) -> list[Failure]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobs import explain
+from jobs.generate import licences
 from lmmsteer import manifest
 from lmmsteer.fleet import resolve
 from lmmsteer.fleet.launcher import Member
@@ -18,6 +19,9 @@ def run(members: list[Member]) -> int:
         config = resolve.typed_config(member.config)
         name = config.dataset["name"] + member.suffix("dataset")
         dataset, identity = resolve.manifest_of(config, name)
+        known = {name} if manifest.load(store, name) is not None else set()
+        for line in licences([(name, config)], known):
+            print(line, flush=True)
         made = manifest.build(store, name, dataset, identity)
         where = f"{store.root}/{manifest.folder(name)}"
         print(f"{where}: {made.images} pictures, {made.rows} rows, {len(made.shards)} parts")

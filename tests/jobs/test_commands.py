@@ -180,3 +180,12 @@ def test_view_serves_a_report_until_it_is_interrupted(tmp_path: Path, command: C
     code, _, err = command("view", f"out={tmp_path / 'none'}")
     assert (code, "lmmsteer report out=" in err) == (2, True), err
     assert not (tmp_path / "none").exists()
+
+
+def test_a_licence_is_told_before_the_first_run_and_not_again(
+    photos: Path, tmp_path: Path, command: Command
+) -> None:
+    mine = ("dataset=folder", f"dataset.path={photos}", "dataset.licence=evaluation only")
+    line = ["manifest", *mine, f"out={tmp_path / 'out'}"]
+    assert command(*line)[1].startswith("folder: licence: evaluation only\n")
+    assert "licence" not in command(*line)[1]
