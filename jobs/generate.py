@@ -25,6 +25,8 @@ LEAST_FREE = 64 << 20  # Bytes: below, no run is begun that the next part would 
 def run(members: list[Member]) -> int:
     """Plan, refuse or begin, answer, and say what came of it."""
     plan = Plan.of_members(members, lambda error: explain.sentence(error, "generate"))
+    for line in licences([(j.cell.dataset, j.config) for j in plan.jobs], set(plan.manifests)):
+        print(line, flush=True)
     return carry_out(plan, "generate")
 
 
@@ -34,8 +36,6 @@ def carry_out(plan: Plan, verb: str) -> int:
         return refuse(plan)
     require_free(plan.store, LEAST_FREE)
     commit = plan.store.commit  # Tried out by writing, before anything else is.
-    for line in licences([(j.cell.dataset, j.config) for j in plan.jobs], set(plan.manifests)):
-        print(line, flush=True)
     plan.begin()
     plan.store.collect("responses")
     journal = Journal(plan.store, verb)
