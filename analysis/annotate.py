@@ -17,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
+from analysis.answers import batches
 from analysis.frame import Answers, Output
 from analysis.mentions import BATCH, bigrams, find_targets
 from analysis.settings import Analysis
@@ -55,8 +56,9 @@ def run(store: Store, settings: Annotating, say: Callable[[str], None] = print) 
     for files in cells:
         base = files.attribute
         measured = targets if base == "none" else {base: targets[base]}
-        for name, found in counted(output.load(files), measured):
-            freqs[name].update(found)
+        for answers in batches(output, files):
+            for name, found in counted(answers, measured):
+                freqs[name].update(found)
     labels = _labels(store, settings)
     rows = [row for name in targets for row in _rows(name, freqs[name], labels, settings.top)]
     _write(store, rows)

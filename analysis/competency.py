@@ -24,6 +24,7 @@ from analysis.scores import Score
 from analysis.sentiment import group_column
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap, Floats, group_rates, spread, variance
+from analysis.sums import Sums
 from analysis.words import split, words_of
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
@@ -45,7 +46,7 @@ class Competency:
         self.source = Path(settings.competency) if settings.competency else SHIPPED
         self.words = read_words(self.source)
         self.means = Means((METRIC,), bootstrap)
-        self.groups: dict[Cell, list[pl.DataFrame]] = {}
+        self.groups: dict[Cell, Sums] = {}
         self.by: dict[str, str] = {}
 
     def add(self, answers: Answers) -> None:
@@ -60,7 +61,7 @@ class Competency:
             pl.len().cast(pl.Float64).alias(f"{METRIC}_of"),
         )
         self.means.add(answers, sums)
-        self.groups.setdefault(answers.cell, []).append(sums)
+        self.groups.setdefault(answers.cell, Sums("cluster", "group")).add(sums)
         if by:
             self.by[str(answers.cell)] = by
 
@@ -71,7 +72,7 @@ class Competency:
         return found
 
     def _by_group(self, seen: Seen) -> Iterator[Score]:
-        whole = pl.concat(self.groups[seen.cell]).drop_nulls("group")
+        whole = self.groups[seen.cell].total().drop_nulls("group")
         groups = whole["group"].unique().sort().to_list()
         if not groups:
             return
@@ -93,9 +94,6 @@ class Competency:
 
     def comparables(self) -> list[Comparable]:
         return self.means.comparables()
-
-    def rows(self) -> pl.DataFrame | None:
-        return None
 
     def about(self) -> dict[str, Any]:
         return {"list": self.source.name, "words": self.words, "by": self.by}

@@ -90,6 +90,8 @@ class Cost:
 
     def add(self, answers: Answers) -> None:
         files = answers.files
+        if files.cell in self.spent:
+            return
         names = [part.path.rpartition("/")[2] for part in files.parts]
         work = answers.work()
         rows = [
@@ -163,9 +165,6 @@ class Cost:
             if not sums.is_empty():
                 found.append(Comparable(*names, sums, ratio(PER)))
         return found
-
-    def rows(self) -> pl.DataFrame | None:
-        return None
 
     def about(self) -> dict[str, Any]:
         devices = {str(s.cell): s.devices for s in self.spent.values()}

@@ -143,9 +143,6 @@ class Direct:
             found.append(Comparable(*names, sums, ratio(100)))
         return found
 
-    def rows(self) -> pl.DataFrame | None:
-        return None
-
     def about(self) -> dict[str, Any]:
         return {"prompt": self.settings.direct, "unit": "per cent of answered rows with a label"}
 

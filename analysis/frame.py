@@ -1,4 +1,4 @@
-"""Finished cells and their answers, joined with the manifest's labels, one cell at a time.
+"""Finished cells and their answers, joined with the manifest's labels: one cell at a time, whole.
 
 Knows the layout of out/responses and out/manifest, and nothing of what is measured. Answers that
 lmmsteer did not write (no footer of ours, or no _cell.json) are read too and are not `verified`.
@@ -15,19 +15,18 @@ from functools import cached_property, partial
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from analysis.labels import Labels
+from analysis.pieces import damaged, lacking, opened
 from analysis.worked import Worked, of_cells
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.schema import LABELS, RESPONSES, Cell
-from lmmsteer.store import Store, Unreadable
+from lmmsteer.schema import Cell
+from lmmsteer.store import Store
 
 KEYS = ("model", "method", "attribute", "dataset")
 BASELINE = "unsteered"
 ANSWER_COLUMNS = ("row_id", "image_id", "prompt_id", "seed", "text")
 OPTIONAL_COLUMNS = ("new_tokens", "finish_reason")  # Where lmmsteer wrote the answers.
-MANIFEST_COLUMNS = ("row_id", "prompt", "group_id", *LABELS)
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,12 @@ class CellFiles:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answered rows of a cell (`text` is never null), and how many rows failed.
+    """Answered rows of a cell (`text` is never null), and how many rows of the cell failed.
 
     frame: row_id, image_id, prompt_id, seed, text; with a manifest also prompt, group_id, labels.
-    coverage: answered and failed rows as a share of the planned ones. work: what workers took for
-    each part, by its name; the logs are read when it is asked for.
+    coverage: the cell's answered and failed rows as a share of the planned ones. work: what workers
+    took for each part, by its name; the logs are read when it is asked for. labels: the label
+    columns in which any answered row of the cell has a label; None: those of this frame.
     """
 
     files: CellFiles
@@ -94,10 +94,17 @@ class Answers:
     failed: int
     coverage: float | None
     work: Callable[[], Mapping[str, Worked]] = dict
+    labels: frozenset[str] | None = None
 
     @property
     def cell(self) -> Cell:
         return self.files.cell
+
+    def labelled(self, column: str) -> bool:
+        """Whether any answered row of the cell has a label of this column."""
+        if self.labels is not None:
+            return column in self.labels
+        return column in self.frame.columns and bool(self.frame[column].is_not_null().any())
 
     def clusters(self, by: str) -> pl.Expr:
         """What intervals resample: the picture, or the counterfactual set where a row has one."""
@@ -111,7 +118,7 @@ class Output:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._manifests: dict[str, pl.DataFrame | None] = {}
+        self._labels: dict[str, Labels] = {}
         self._worked: dict[str, dict[str, Worked]] | None = None
 
     @cached_property
@@ -171,16 +178,14 @@ class Output:
             "Or measure what is there: allow_partial=true",
         )
 
-    def manifest(self, dataset: str) -> pl.DataFrame | None:
-        """row_id, prompt, group_id and labels of a data set's rows, or None without a manifest."""
-        if dataset not in self._manifests:
-            folder = f"manifest/dataset={dataset}/rows"
-            paths = [p for p in self.store.list(folder) if p.endswith(".parquet")]
-            self._manifests[dataset] = read(self.store, paths, MANIFEST_COLUMNS) if paths else None
-        return self._manifests[dataset]
+    def labels(self, dataset: str) -> Labels:
+        """The labels of a data set's rows, as its manifest has them."""
+        if dataset not in self._labels:
+            self._labels[dataset] = Labels(self.store, dataset, read)
+        return self._labels[dataset]
 
     def load(self, files: CellFiles) -> Answers:
-        """The answers of a cell.
+        """All answers of a cell at once, for those who need few cells or few columns of them.
 
         Raises: LmmsteerError for a damaged part, a missing column or a row answered twice.
         """
@@ -188,21 +193,19 @@ class Output:
         frame = read(self.store, paths, ANSWER_COLUMNS, OPTIONAL_COLUMNS)
         if frame["row_id"].n_unique() < len(frame):
             twice = frame.filter(pl.col("row_id").is_duplicated())["row_id"][0]
-            raise LmmsteerError(
-                f"{self.store.root}/{files.cell.folder} answers the row {twice} twice.",
-                "Move the part that does not belong there out of the folder.",
-            )
-        manifest = self.manifest(files.cell.dataset)
+            raise answered_twice(self.store, files, twice)
+        manifest = self.labels(files.cell.dataset).whole()
         known = len(frame)
         if manifest is not None:
             known = len(frame.join(manifest, on="row_id", how="semi"))
             frame = frame.join(manifest, on="row_id", how="left", maintain_order="left")
         answered = frame.filter(pl.col("text").is_not_null())
         coverage = known / files.planned if files.planned else None
-        work = partial(self._work, files.cell)
+        work = partial(self.work, files.cell)
         return Answers(files, answered, len(frame) - len(answered), coverage, work)
 
-    def _work(self, cell: Cell) -> Mapping[str, Worked]:
+    def work(self, cell: Cell) -> Mapping[str, Worked]:
+        """What workers took for each part of a cell, by its name."""
         if self._worked is None:
             self._worked = of_cells(self.store)
         return self._worked.get(str(cell), {})
@@ -221,13 +224,9 @@ def read(
         try:
             frames.append(_read(source, columns, optional))
         except pl.exceptions.ColumnNotFoundError as error:
-            missing = str(error).splitlines()[0]
-            raise LmmsteerError(
-                f"{store.root}/{path} lacks a column: {missing}.",
-                f"Answers need the columns {', '.join(RESPONSES.names)}.",
-            ) from error
+            raise lacking(store, path, str(error).splitlines()[0]) from error
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _damaged(store, path, error) from error
+            raise damaged(store, path, error) from error
     return pl.concat(frames, how="diagonal_relaxed")
 
 
@@ -246,32 +245,27 @@ def _order(files: CellFiles) -> tuple[str, str, bool, str]:
     return cell.model, cell.dataset, cell.method != BASELINE, str(cell)
 
 
+def answered_twice(store: Store, files: CellFiles, row: str) -> LmmsteerError:
+    return LmmsteerError(
+        f"{store.root}/{files.cell.folder} answers the row {row} twice.",
+        "Move the part that does not belong there out of the folder.",
+    )
+
+
 def _part(store: Store, path: str) -> Part:
-    try:
-        metadata = pq.read_metadata(store.local(path) or store.open_input(path))
-    except Unreadable:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(store, path, error) from error
+    with opened(store, path) as part:
+        metadata = part.metadata
     footer = metadata.metadata or {}
     rows = footer.get(b"lmmsteer.rows")
     if rows is not None and int(rows) != metadata.num_rows:
         reason = f"{metadata.num_rows} rows where its footer says {int(rows)}"
-        raise _damaged(store, path, reason)
+        raise damaged(store, path, reason)
     return Part(path, metadata.num_rows, footer.get(b"lmmsteer.digest", b"").decode())
-
-
-def _damaged(store: Store, path: str, why: object) -> LmmsteerError:
-    reason = " ".join(str(why).split())
-    return LmmsteerError(
-        f"{store.root}/{path} is damaged: {reason}.",
-        f"Move it to {store.root}/trash, then make it anew: lmmsteer resume out={store.root}",
-    )
 
 
 def _read_json(store: Store, path: str) -> dict[str, Any]:
     try:
         record = json.loads(store.read_bytes(path))
     except ValueError as error:
-        raise _damaged(store, path, error) from error
+        raise damaged(store, path, error) from error
     return record if isinstance(record, dict) else {}

@@ -18,6 +18,7 @@ from analysis.frame import Answers
 from analysis.scores import Score
 from analysis.sentiment import PREFERRED
 from analysis.stats import Bootstrap, Floats, Interval, Statistic, group_rates, ratio, spread
+from analysis.sums import Sums
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import LABELS, Cell
 
@@ -26,16 +27,21 @@ SUMS = ("toxicity", "toxicity_of", "toxic", "toxic_of")
 
 @dataclass
 class Grouped:
-    """Sums of one cell: frames with cluster, column, group and SUMS. by: the column shown."""
+    """Sums of one cell: cluster, column, group and SUMS. by: the column shown."""
 
     cell: Cell
     base: str
     coverage: float | None
     by: str | None
-    frames: list[pl.DataFrame] = field(default_factory=list)
+    added: Sums = field(default_factory=lambda: Sums("cluster", "column", "group"))
+    filled: bool = False
+
+    def add(self, sums: pl.DataFrame) -> None:
+        self.added.add(sums)
+        self.filled = True
 
     def sums(self) -> pl.DataFrame:
-        return pl.concat(self.frames)
+        return self.added.total()
 
 
 @dataclass
@@ -66,13 +72,13 @@ class Gaps:
         for column in [*chosen, *([by] if by and by not in chosen else [])]:
             labelled = frame.filter(pl.col(column).is_not_null())
             found = labelled.group_by("cluster", group=pl.col(column)).agg(sums)
-            one.frames.append(found.select("cluster", "group", *SUMS, column=pl.lit(column)))
+            one.add(found.select("cluster", "group", *SUMS, column=pl.lit(column)))
 
     def scores(self) -> list[Score]:
         return [score for one in self.grouped.values() for score in self._cell(one)]
 
     def _cell(self, one: Grouped) -> Iterator[Score]:
-        if not one.frames:
+        if not one.filled:
             return
         sums = one.sums()
         yield from self._groups(one, sums.filter(pl.col("column") == (one.by or "")))
@@ -101,7 +107,7 @@ class Gaps:
         """D_mean of every cell that has it, as it is compared with the others'."""
         found = []
         for cell, one in self.grouped.items():
-            if one.frames and (columns := self._columns(sums := one.sums())):
+            if one.filled and (columns := self._columns(sums := one.sums())):
                 names = (cell, cell.attribute, one.base, "D_mean")
                 wide = _wide(sums, columns)
                 found.append(Comparable(*names, wide, mean_gap(columns), rate=False))
@@ -109,7 +115,7 @@ class Gaps:
 
     def about(self) -> dict[str, list[str]]:
         """The label columns behind every cell's D_mean."""
-        there = {str(cell): one for cell, one in self.grouped.items() if one.frames}
+        there = {str(cell): one for cell, one in self.grouped.items() if one.filled}
         return {name: list(self._columns(one.sums())) for name, one in there.items()}
 
     def _columns(self, sums: pl.DataFrame) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from analysis.means import Means
 from analysis.scores import Score
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap
+from analysis.sums import exact
 from analysis.words import words_of
 
 DISTINCT = (1, 2, 3)
@@ -76,9 +77,6 @@ class Health:
     def comparables(self) -> list[Comparable]:
         return self.means.comparables()
 
-    def rows(self) -> pl.DataFrame | None:
-        return None
-
     def about(self) -> dict[str, Any]:
         absent = {cell: sorted(columns) for cell, columns in sorted(self.absent.items())}
         return {
@@ -108,7 +106,7 @@ _ROWS = (
     pl.len().alias("words_of"),
     pl.col("new_tokens").sum().alias("tokens"),
     pl.col("new_tokens").count().alias("tokens_of"),
-    (100 * pl.col("repeated").sum()).alias("repeated"),
+    (100 * exact(pl.col("repeated"))).alias("repeated"),
     pl.col("repeated").count().alias("repeated_of"),
     (100 * looped().sum()).alias("looped"),
     pl.len().alias("looped_of"),
@@ -146,7 +144,7 @@ def _distinct(frame: pl.DataFrame, grams: pl.DataFrame) -> pl.DataFrame:
     pictures = grams.group_by("image_id").agg(shares)
     where = frame.select("image_id", "cluster").unique("image_id", keep="first")
     joined = pictures.join(where, on="image_id").group_by("cluster")
-    sums = [pl.col(f"distinct_{n}").sum() for n in DISTINCT]
+    sums = [exact(pl.col(f"distinct_{n}")).alias(f"distinct_{n}") for n in DISTINCT]
     return joined.agg(
         *sums, *(pl.col(f"distinct_{n}").count().alias(f"distinct_{n}_of") for n in DISTINCT)
     )

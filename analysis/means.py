@@ -15,21 +15,21 @@ from analysis.comparisons import Comparable
 from analysis.frame import BASELINE, Answers
 from analysis.scores import Score
 from analysis.stats import Bootstrap, Floats, ratio
+from analysis.sums import Sums
 from lmmsteer.schema import Cell
 
 
 @dataclass
 class Seen:
-    """Sums of one cell: frames with the columns cluster, NAME and NAME_of for each quantity."""
+    """Sums of one cell: the columns cluster, NAME and NAME_of for each quantity."""
 
     cell: Cell
     attribute: str  # without what a sweep varied
     coverage: float | None
-    frames: list[pl.DataFrame] = field(default_factory=list)
+    added: Sums = field(default_factory=lambda: Sums("cluster"))
 
     def sums(self) -> pl.DataFrame:
-        whole = pl.concat(self.frames)
-        return whole.group_by("cluster").agg(pl.exclude("cluster").sum()).sort("cluster")
+        return self.added.total()
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Means:
         columns = [c for name in self.names for c in (name, f"{name}_of")]
         frame = sums.select("cluster", pl.col(columns).cast(pl.Float64))
         made = Seen(answers.cell, answers.files.attribute, answers.coverage)
-        self.seen.setdefault(answers.cell, made).frames.append(frame)
+        self.seen.setdefault(answers.cell, made).added.add(frame)
 
     def comparables(self) -> list[Comparable]:
         """Every quantity of every cell that has it, as it is compared with the others'."""

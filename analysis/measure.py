@@ -1,12 +1,13 @@
 """What mentions, sentiment and occupation have in common: sums by cluster, rates, changes.
 
-A measure sees the cells one after the other (`add`), keeps only sums by cluster, and makes its
-scores at the end, when the unsteered cells that the others are compared with are known.
+A measure sees the cells one after the other, some rows at a time (`add`), keeps only sums by
+cluster, and makes its scores at the end, when the unsteered cells that the others are compared with
+are known.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import polars as pl
@@ -15,6 +16,7 @@ from analysis.comparisons import Comparable
 from analysis.frame import BASELINE, Answers
 from analysis.scores import Score
 from analysis.stats import Bootstrap, Floats, change_percent, ratio
+from analysis.sums import Sums
 from lmmsteer.schema import Cell
 
 PER = 1000.0  # rates are per 1k answered rows
@@ -25,18 +27,18 @@ class Measure(Protocol):
 
     name: str
 
-    def add(self, answers: Answers) -> None:
-        """See rows of a cell. Called several times for one cell, with other rows each time."""
+    def add(self, answers: Answers) -> pl.DataFrame | None:
+        """See rows of a cell. Called several times for one cell, with other rows each time.
+
+        All rows of a picture come at once. Returns the row-level results of these rows, where the
+        analysis has any, with the same columns every time.
+        """
         ...
 
     def scores(self) -> list[Score]: ...
 
     def comparables(self) -> list[Comparable]:
         """What is compared between methods; none where nothing is."""
-        ...
-
-    def rows(self) -> pl.DataFrame | None:
-        """Row-level results, where the analysis has any."""
         ...
 
     def about(self) -> dict[str, Any]:
@@ -61,10 +63,19 @@ class Rates:
 
     metric: str
     bootstrap: Bootstrap
-    counted: list[Counted] = field(default_factory=list)
+    _first: dict[tuple[Cell, str], Counted] = field(default_factory=dict)
+    _sums: dict[tuple[Cell, str], Sums] = field(default_factory=dict)
 
     def add(self, counted: Counted) -> None:
-        self.counted.append(counted)
+        """Add rows of a cell to those of the same cell and attribute."""
+        key = counted.cell, counted.attribute
+        self._first.setdefault(key, counted)
+        self._sums.setdefault(key, Sums("cluster")).add(counted.sums)
+
+    @property
+    def counted(self) -> list[Counted]:
+        """Every cell and attribute with the sums of all its rows."""
+        return [replace(one, sums=self._sums[key].total()) for key, one in self._first.items()]
 
     def scores(self) -> list[Score]:
         return [score for counted in self.counted for score in self._scores(counted)]

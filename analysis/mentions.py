@@ -55,9 +55,6 @@ class Mentions:
     def comparables(self) -> list[Comparable]:
         return self.rates.comparables()
 
-    def rows(self) -> pl.DataFrame | None:
-        return None
-
     def about(self) -> dict[str, Any]:
         return {
             "bigrams": self.settings.bigrams,

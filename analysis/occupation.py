@@ -33,7 +33,7 @@ class Occupation:
         self.rates = Rates("mentions", bootstrap)
 
     def add(self, answers: Answers) -> None:
-        if not labelled(answers):
+        if not answers.labelled("occupation"):
             return
         frame = answers.frame.with_columns(cluster=answers.clusters(self.settings.cluster))
         sums = by_cluster(frame.filter(pl.col("occupation").is_not_null()), held())
@@ -48,17 +48,8 @@ class Occupation:
     def comparables(self) -> list[Comparable]:
         return self.rates.comparables()
 
-    def rows(self) -> pl.DataFrame | None:
-        return None
-
     def about(self) -> dict[str, Any]:
         return {"unit": "answers per 1k answered rows with an occupation label"}
-
-
-def labelled(answers: Answers) -> bool:
-    """Whether any answer is about a picture with an occupation label."""
-    frame = answers.frame
-    return "occupation" in frame.columns and frame["occupation"].is_not_null().any()
 
 
 def held() -> pl.Expr:

@@ -1,4 +1,4 @@
-"""Runs analyses over an output folder: refuses partial cells, reads each once, writes scores."""
+"""Runs analyses over an output folder: refuses partial cells, shows each once, writes scores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from analysis import comparisons, scores
+from analysis.answers import batches
 from analysis.captions import Captions, Study
 from analysis.frame import CellFiles, Output
 from analysis.measure import Measure
@@ -69,7 +70,8 @@ def _measured(
     cells = [files for files in output.cells if files.parts]
     bootstrap = Bootstrap(settings.bootstrap, settings.seed)
     measures = [made[name](cells, settings, bootstrap) for name in asked]
-    about = _look(output, cells, measures, settings)
+    rows = {name: scores.Rows(output.store, f"scores/{name}.rows.parquet") for name in asked}
+    about = _look(output, cells, measures, rows, settings)
     for note in about["notes"]:
         say(note)
     unit = "part" if asked == ["cost"] else settings.cluster
@@ -78,7 +80,7 @@ def _measured(
         f" tests: {settings.permutations} permutations, {settings.correction};"
         f" seed {settings.seed}"
     )
-    return _write(output.store, measures, about, optional="all" in names)
+    return _write(output.store, measures, rows, about, optional="all" in names)
 
 
 def _refuse(names: Sequence[str], settings: Analysis) -> None:
@@ -100,30 +102,50 @@ def _refuse(names: Sequence[str], settings: Analysis) -> None:
 
 
 def _look(
-    output: Output, cells: list[CellFiles], measures: list[Measure], settings: Analysis
+    output: Output,
+    cells: list[CellFiles],
+    measures: list[Measure],
+    rows: Mapping[str, scores.Rows],
+    settings: Analysis,
 ) -> dict[str, Any]:
     """Show every cell to every measure; what the scores' footer says of the cells."""
     seen, notes = [], []
     for files in cells:
-        answers = output.load(files)
-        for measure in measures:
-            measure.add(answers)
+        answered, failed, coverage = _show(output, files, measures, rows)
         seen.append(
             {
                 "cell": str(files.cell),
-                "answered": len(answers.frame),
-                "failed": answers.failed,
+                "answered": answered,
+                "failed": failed,
                 "planned": files.planned,
-                "coverage": answers.coverage,
+                "coverage": coverage,
                 "verified": files.verified,
                 "parts": len(files.parts),
                 "snapshot": files.snapshot,
             }
         )
-        notes += _notes(files, answers.coverage)
+        notes += _notes(files, coverage)
     missing = [files for files in output.cells if not files.parts]
     notes += [f"{files.cell}: no answers yet, left out" for files in missing]
     return {"settings": asdict(settings), "cells": seen, "notes": notes}
+
+
+def _show(
+    output: Output,
+    files: CellFiles,
+    measures: list[Measure],
+    rows: Mapping[str, scores.Rows],
+) -> tuple[int, int, float | None]:
+    """Show a cell to every measure, batch by batch; its answered and failed rows, its coverage."""
+    answered, failed, coverage = 0, 0, None
+    for answers in batches(output, files):
+        answered += len(answers.frame)
+        failed, coverage = answers.failed, answers.coverage
+        for measure in measures:
+            found = measure.add(answers)
+            if found is not None:
+                rows[measure.name].add(found)
+    return answered, failed, coverage
 
 
 def _notes(files: CellFiles, coverage: float | None) -> list[str]:
@@ -138,7 +160,11 @@ def _notes(files: CellFiles, coverage: float | None) -> list[str]:
 
 
 def _write(
-    store: Store, measures: list[Measure], about: dict[str, Any], optional: bool
+    store: Store,
+    measures: list[Measure],
+    rows: Mapping[str, scores.Rows],
+    about: dict[str, Any],
+    optional: bool,
 ) -> list[str]:
     paths = []
     for measure in measures:
@@ -159,9 +185,7 @@ def _write(
         if not compared.is_empty():
             path = f"scores/comparisons/{measure.name}.parquet"
             paths.append(scores.write(store, path, compared, record))
-        rows = measure.rows()
-        if isinstance(rows, pl.DataFrame):
-            paths.append(scores.write(store, f"scores/{measure.name}.rows.parquet", rows, record))
+        paths += rows[measure.name].write(record)
     return paths
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from analysis.stats import Interval
 from lmmsteer.errors import LmmsteerError
@@ -62,6 +63,34 @@ def write(store: Store, path: str, frame: pl.DataFrame, about: Mapping[str, Any]
     frame.write_parquet(sink, metadata={META: json.dumps(about, ensure_ascii=True)})
     store.write_bytes(path, sink.getvalue(), overwrite=True)
     return path
+
+
+class Rows:
+    """A table of row-level results: written batch by batch, visible at once and whole.
+
+    Until then it is held compressed, some twenty bytes a row.
+    """
+
+    def __init__(self, store: Store, path: str) -> None:
+        self.store, self.path = store, path
+        self._sink = io.BytesIO()
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Add rows with the columns of those that were added first."""
+        table = frame.to_arrow()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._sink, table.schema, compression="zstd")
+        self._writer.write_table(table.cast(self._writer.schema))
+
+    def write(self, about: Mapping[str, Any]) -> list[str]:
+        """Make the file, with what it was made from in its footer; none where nothing was added."""
+        if self._writer is None:
+            return []
+        self._writer.add_key_value_metadata({META: json.dumps(about, ensure_ascii=True)})
+        self._writer.close()
+        self.store.write_bytes(self.path, self._sink.getvalue(), overwrite=True)
+        return [self.path]
 
 
 def read(store: Store, name: str) -> tuple[pl.DataFrame, dict[str, Any]] | None:

@@ -8,8 +8,8 @@ Source: Ratzlaff et al. 2024 (arXiv 2411.12590), Table 2; thresholds of vaderSen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from analysis.stats import (
     spread,
     variance,
 )
+from analysis.sums import Sums, exact
 from analysis.vader_pool import Pool
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
@@ -55,7 +56,7 @@ def over_groups(rates: Floats) -> dict[str, Floats]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scored:
     """Sums of one cell by cluster and group: columns cluster, group and SUMS."""
 
@@ -63,11 +64,15 @@ class Scored:
     base: str
     coverage: float | None
     by: str | None
-    sums: pl.DataFrame
+    added: Sums = field(default_factory=lambda: Sums("cluster", "group"))
+
+    @property
+    def sums(self) -> pl.DataFrame:
+        return self.added.total()
 
 
 class Sentiment:
-    """VADER over all cells. Equal texts of a cell are scored once, many on several cores."""
+    """VADER over all cells. Equal texts of a batch are scored once, many on several cores."""
 
     name = "sentiment"
 
@@ -76,29 +81,29 @@ class Sentiment:
     ) -> None:
         self.settings = settings
         self.bootstrap = bootstrap
-        self.scored: list[Scored] = []
-        self.row_frames: list[pl.DataFrame] = []
+        self.seen: dict[Cell, Scored] = {}
         self.pool = Pool(settings.cores, settings.sentences)
 
-    def add(self, answers: Answers) -> None:
+    @property
+    def scored(self) -> list[Scored]:
+        return list(self.seen.values())
+
+    def add(self, answers: Answers) -> pl.DataFrame:
         by = group_column(answers, self.settings.by)
         frame = answers.frame.with_columns(
             cluster=answers.clusters(self.settings.cluster),
             group=pl.col(by) if by else pl.lit(None, pl.String),
             compound=self.pool.compounds(answers.frame["text"]),
         )
-        cell = {key: pl.lit(getattr(answers.cell, key)) for key in KEYS}
-        self.row_frames.append(frame.select(**cell, **{c: pl.col(c) for c in ROW_COLUMNS}))
         sums = frame.group_by("cluster", "group").agg(
             negative=(pl.col("compound") <= -THRESHOLD).sum().cast(pl.Float64),
             positive=(pl.col("compound") >= THRESHOLD).sum().cast(pl.Float64),
-            compound=pl.col("compound").sum(),
+            compound=exact(pl.col("compound")),
             rows=pl.len().cast(pl.Float64),
         )
-        sums = sums.sort("cluster", "group")
-        self.scored.append(
-            Scored(answers.cell, answers.files.attribute, answers.coverage, by, sums)
-        )
+        made = Scored(answers.cell, answers.files.attribute, answers.coverage, by)
+        self.seen.setdefault(answers.cell, made).added.add(sums)
+        return row_level(answers, frame, ROW_COLUMNS)
 
     def scores(self) -> list[Score]:
         return [score for scored in self.scored for score in self._cell_scores(scored)]
@@ -142,9 +147,6 @@ class Sentiment:
                     statistic = _over_groups(metric)
                     found.append(_comparable(scored, metric, wide, statistic, rate=False))
         return found
-
-    def rows(self) -> pl.DataFrame | None:
-        return pl.concat(self.row_frames) if self.row_frames else None
 
     def about(self) -> dict[str, Any]:
         by = {str(scored.cell): scored.by for scored in self.scored}
@@ -194,5 +196,10 @@ def group_column(answers: Answers, asked: str | None) -> str | None:
             f"analysis.by={asked} is no label column of {answers.cell}.",
             f"Choose one of {', '.join(PREFERRED)}; labels come from the manifest.",
         )
-    there = [column for column in PREFERRED if column in frame.columns]
-    return next((column for column in there if frame[column].is_not_null().any()), None)
+    return next((column for column in PREFERRED if answers.labelled(column)), None)
+
+
+def row_level(answers: Answers, frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """Row-level results: columns of a frame with the names of the answers' cell in front."""
+    cell = [pl.lit(getattr(answers.cell, key)).alias(key) for key in KEYS]
+    return frame.select(*cell, *columns)

@@ -22,13 +22,14 @@ from typing import Any, Protocol
 import polars as pl
 
 from analysis.comparisons import Comparable
-from analysis.frame import KEYS, Answers, CellFiles
+from analysis.frame import Answers, CellFiles
 from analysis.gaps import Gaps
 from analysis.means import Means
 from analysis.scores import Score
-from analysis.sentiment import ROW_COLUMNS, group_column
+from analysis.sentiment import ROW_COLUMNS, group_column, row_level
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap, Interval
+from analysis.sums import exact
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
 
@@ -50,7 +51,7 @@ class Scorer(Protocol):
 
 
 class Toxicity:
-    """Every cell's answers by one classifier. Equal texts of a cell are scored once."""
+    """Every cell's answers by one classifier. Equal texts of a batch are scored once."""
 
     name = "toxicity"
 
@@ -75,12 +76,12 @@ class Toxicity:
         self.means, self.sets = Means(VALUES, bootstrap), Means(SETS, bootstrap)
         self.gaps = Gaps(bootstrap, settings.toxicity_categories)
         self.seen: dict[Cell, Answers] = {}  # Without their rows.
-        self.row_frames: list[pl.DataFrame] = []
+        self.set_frames: dict[Cell, list[pl.DataFrame]] = {}
         self.by: dict[str, str] = {}
 
-    def add(self, answers: Answers) -> None:
+    def add(self, answers: Answers) -> pl.DataFrame | None:
         if self.scorer is None:
-            return
+            return None
         by = group_column(answers, self.settings.by)
         frame = answers.frame.with_columns(
             toxicity=self._scored(answers.frame["text"]),
@@ -90,14 +91,10 @@ class Toxicity:
         self.means.add(answers, sums)
         self.gaps.add(answers, frame, by, _sums(self.settings.toxicity_threshold))
         self.seen[answers.cell] = replace(answers, frame=answers.frame.clear())
-        group = pl.col("group_id") if "group_id" in frame.columns else pl.lit(None, pl.String)
-        keys = {key: pl.lit(getattr(answers.cell, key)) for key in KEYS}
-        rows = frame.select(
-            **keys, group_id=group, **{c: pl.col(c) for c in (*ROW_COLUMNS[:-1], "toxicity")}
-        )
-        self.row_frames.append(rows)
+        self.set_frames.setdefault(answers.cell, []).append(_by_set(frame))
         if by:
             self.by[str(answers.cell)] = by
+        return row_level(answers, frame, (*ROW_COLUMNS[:-1], "toxicity"))
 
     def _scored(self, texts: pl.Series) -> pl.Series:
         assert self.scorer is not None
@@ -131,16 +128,12 @@ class Toxicity:
 
     def _sets(self, cell: Cell) -> pl.DataFrame:
         """group_id, prompt_id, seed, largest and smallest toxicity in per cent of a cell's sets."""
-        whole = pl.concat(self.row_frames).filter(
-            pl.col("group_id").is_not_null(),
-            *(pl.col(key) == getattr(cell, key) for key in KEYS),
+        sets = (
+            pl.concat(self.set_frames[cell])
+            .group_by(TURN)
+            .agg(pl.col("largest").max(), pl.col("smallest").min(), pl.col("pictures").sum())
         )
-        sets = whole.group_by(TURN).agg(
-            largest=100 * pl.col("toxicity").max(),
-            smallest=100 * pl.col("toxicity").min(),
-            pictures=pl.col("image_id").n_unique(),
-        )
-        return sets.filter(pl.col("pictures") > 1)
+        return sets.filter(pl.col("pictures") > 1).sort(TURN)
 
     def comparables(self) -> list[Comparable]:
         self._close_sets()
@@ -149,9 +142,6 @@ class Toxicity:
             *self.sets.comparables(),
             *self.gaps.comparables(),
         ]
-
-    def rows(self) -> pl.DataFrame | None:
-        return pl.concat(self.row_frames).drop("group_id") if self.row_frames else None
 
     def about(self) -> dict[str, Any]:
         scorer = {} if self.scorer is None else self.scorer.about
@@ -164,10 +154,25 @@ class Toxicity:
         }
 
 
+def _by_set(frame: pl.DataFrame) -> pl.DataFrame:
+    """TURN, largest, smallest and pictures of the rows that belong to a counterfactual set."""
+    if "group_id" not in frame.columns:
+        frame = frame.with_columns(group_id=pl.lit(None, pl.String))
+    return (
+        frame.drop_nulls("group_id")
+        .group_by(TURN)
+        .agg(
+            largest=100 * pl.col("toxicity").max(),
+            smallest=100 * pl.col("toxicity").min(),
+            pictures=pl.col("image_id").n_unique(),
+        )
+    )
+
+
 def _sums(threshold: float) -> list[pl.Expr]:
     toxic = pl.col("toxicity") >= threshold
     return [
-        (100 * pl.col("toxicity").sum()).alias("toxicity"),
+        (100 * exact(pl.col("toxicity"))).alias("toxicity"),
         pl.len().cast(pl.Float64).alias("toxicity_of"),
         (100.0 * toxic.sum()).alias("toxic"),
         pl.len().cast(pl.Float64).alias("toxic_of"),

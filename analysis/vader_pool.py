@@ -13,7 +13,7 @@ import polars as pl
 from analysis.vader import Vader
 
 FEW = 20_000  # Texts that one process scores in less time than others take to start.
-PIECE = 2_000
+PIECE = 500
 
 _scorers: list[Vader] = []  # Of this process; one at most.
 
@@ -29,12 +29,14 @@ class Pool:
         self._score = _by_sentence if sentences else _whole
         self.cores = max(1, cores if cores is not None else _usable())
         self._pool: ProcessPoolExecutor | None = None
+        self._seen = 0
 
     def compounds(self, texts: pl.Series) -> pl.Series:
         """VADER's compound score of each text, in [-1, 1]. Equal texts are scored once."""
         unique = texts.unique(maintain_order=True)
         pieces = [unique.slice(at, PIECE).to_list() for at in range(0, len(unique), PIECE)]
-        if self.cores == 1 or len(unique) < FEW:
+        self._seen += len(unique)
+        if self.cores == 1 or self._seen < FEW:
             found = map(self._score, pieces)
         else:
             found = self._started().map(self._score, pieces)

@@ -13,7 +13,7 @@ Their definition of D_WCA is in an appendix that could not be read, so the equat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from analysis.means import lower
 from analysis.scores import Score
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap, Floats, difference
+from analysis.sums import Sums
 from analysis.words import words_of
 from lmmsteer.schema import Cell
 
@@ -48,14 +49,18 @@ METRICS = ("MR_O", "MR_F", "MR_M", "MR_C", WORST)
 SUMS = ("male_wrong", "male", "female_wrong", "female")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Counted:
     """Sums of one cell by cluster: a column cluster, then SUMS."""
 
     cell: Cell
     base: str
     coverage: float | None
-    sums: pl.DataFrame
+    added: Sums = field(default_factory=lambda: Sums("cluster"))
+
+    @property
+    def sums(self) -> pl.DataFrame:
+        return self.added.total()
 
     @property
     def values(self) -> Floats:
@@ -71,7 +76,11 @@ class Vqa:
         self, cells: Iterable[CellFiles], settings: Analysis, bootstrap: Bootstrap
     ) -> None:
         self.settings, self.bootstrap = settings, bootstrap
-        self.counted: list[Counted] = []
+        self.seen: dict[Cell, Counted] = {}
+
+    @property
+    def counted(self) -> list[Counted]:
+        return list(self.seen.values())
 
     def add(self, answers: Answers) -> None:
         frame = answers.frame
@@ -90,9 +99,9 @@ class Vqa:
             female_wrong=((pl.col("shown") == "female") & (pl.col("said") == "male")).sum(),
             female=(pl.col("shown") == "female").sum(),
         )
-        sums = sums.sort("cluster").select("cluster", pl.col(SUMS).cast(pl.Float64))
-        base = answers.files.attribute
-        self.counted.append(Counted(answers.cell, base, answers.coverage, sums))
+        made = Counted(answers.cell, answers.files.attribute, answers.coverage)
+        one = self.seen.setdefault(answers.cell, made)
+        one.added.add(sums.select("cluster", pl.col(SUMS).cast(pl.Float64)))
 
     def scores(self) -> list[Score]:
         found = [
@@ -141,9 +150,6 @@ class Vqa:
             for metric in METRICS
             for one in self.counted
         ]
-
-    def rows(self) -> pl.DataFrame | None:
-        return None
 
     def about(self) -> dict[str, Any]:
         return {

@@ -20,12 +20,13 @@ import polars as pl
 from analysis.captions.pair import Pair, largest
 from analysis.captions.study import Study
 from analysis.comparisons import Comparable
-from analysis.frame import KEYS, Answers, CellFiles
+from analysis.frame import Answers, CellFiles
 from analysis.means import Means, Seen
 from analysis.scores import Score
-from analysis.sentiment import ROW_COLUMNS, group_column
+from analysis.sentiment import ROW_COLUMNS, group_column, row_level
 from analysis.settings import Analysis
 from analysis.stats import Bootstrap, ratio
+from analysis.sums import exact
 
 
 @dataclass
@@ -56,11 +57,12 @@ class Captions:
             self.names = _names(study)  # What cannot be measured is told before any work.
         self.means = Means(self.names, bootstrap)
         self.held: dict[str, Held] = {}
-        self.row_frames: list[pl.DataFrame] = []
 
-    def add(self, answers: Answers) -> None:
+    def add(self, answers: Answers) -> pl.DataFrame | None:
         if self.study is None or not (captions := self.study.references.of(answers.cell.dataset)):
-            return
+            return None
+        if not self.names:
+            self.names = self.means.names = _names(self.study)
         known = pl.DataFrame(
             {"image_id": list(captions), "references": [len(of) for of in captions.values()]},
             schema={"image_id": pl.String, "references": pl.Int64},
@@ -70,9 +72,11 @@ class Captions:
         pairs = frame.filter(pl.col("references").is_not_null())
         pairs = pairs.select("image_id", "text").unique(maintain_order=True)
         if pairs.is_empty():
-            return
+            return self._rows(answers, frame)
         scored = self._scored(pairs, [Pair(text, captions[i]) for i, text in pairs.iter_rows()])
-        self._keep(answers, _joined(frame, scored))
+        frame = _joined(frame, scored)
+        self._keep(answers, frame)
+        return self._rows(answers, frame)
 
     def _count(self, answers: Answers, frame: pl.DataFrame) -> None:
         held = self.held.setdefault(str(answers.cell), Held())
@@ -82,8 +86,6 @@ class Captions:
 
     def _scored(self, pairs: pl.DataFrame, held: list[Pair]) -> pl.DataFrame:
         assert self.study is not None
-        if not self.names:
-            self.names = self.means.names = _names(self.study)
         columns = {}
         for scorer in self.study.scorers:
             plain, most = largest(scorer, held)
@@ -96,14 +98,17 @@ class Captions:
         group = pl.col(by) if by else pl.lit(None, pl.String)
         frame = frame.with_columns(cluster=answers.clusters(self.settings.cluster), group=group)
         sums = frame.group_by("cluster", "group").agg(
-            *(pl.col(name).sum() for name in self.names),
+            *(exact(pl.col(name)).alias(name) for name in self.names),
             *(pl.col(name).count().cast(pl.Float64).alias(f"{name}_of") for name in self.names),
         )
         self.means.add(answers, sums)
         self.held[str(answers.cell)].groups.append(sums.drop_nulls("group"))
-        keys = {key: pl.lit(getattr(answers.cell, key)) for key in KEYS}
-        told = (*ROW_COLUMNS[:-1], "references", *self.names)
-        self.row_frames.append(frame.select(**keys, **{name: pl.col(name) for name in told}))
+
+    def _rows(self, answers: Answers, frame: pl.DataFrame) -> pl.DataFrame:
+        """Row-level results; of rows without a reference the scores are null."""
+        absent = [name for name in self.names if name not in frame.columns]
+        frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in absent)
+        return row_level(answers, frame, (*ROW_COLUMNS[:-1], "references", *self.names))
 
     def scores(self) -> list[Score]:
         found = list(self.means.scores())
@@ -134,9 +139,6 @@ class Captions:
 
     def comparables(self) -> list[Comparable]:
         return self.means.comparables()
-
-    def rows(self) -> pl.DataFrame | None:
-        return pl.concat(self.row_frames) if self.row_frames else None
 
     def about(self) -> dict[str, Any]:
         return {
