@@ -123,10 +123,8 @@ def main() -> None:
         for name in ALL
     )
     took += timed("tables", lambda: tables.build(report.read_scores(store).tables))
-    here, below = peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)
-    print(
-        f"all: {took / 60:.1f} min; peak {here:.0f} MiB, and {below:.0f} MiB in a scoring process"
-    )
+    here = peak(resource.RUSAGE_SELF)
+    print(f"all: {took / 60:.1f} min; peak {here:.0f} MiB, without the scoring processes")
     if len(sys.argv) < 3:
         shutil.rmtree(folder)
 
