@@ -15,10 +15,13 @@ import numpy as np
 import polars as pl
 
 from analysis.frame import BASELINE
+from analysis.settings import Analysis
 from analysis.stats import Bootstrap, Permutation, Statistic, adjusted, difference, effect
+from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Cell
 
 CORRECTIONS = ("holm", "bh", "none")
+CLUSTERS = ("image_id", "group_id")
 SCHEMA = pl.Schema(
     {
         "model": pl.String(),
@@ -65,6 +68,16 @@ class Comparable:
         alike = self.base == other.base or "none" in (self.base, other.base)
         columns = self.sums.columns == other.sums.columns
         return same and alike and columns and ours != theirs
+
+
+def refuse_unknown(settings: Analysis) -> None:
+    """Raise LmmsteerError for a cluster or a correction that there is not."""
+    for key, known in (("cluster", CLUSTERS), ("correction", CORRECTIONS)):
+        if getattr(settings, key) not in known:
+            raise LmmsteerError(
+                f"analysis.{key}={getattr(settings, key)} is not known.",
+                f"Choose one of {', '.join(known)}.",
+            )
 
 
 def table(

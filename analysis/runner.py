@@ -28,7 +28,6 @@ NEEDS = {
     " image_id are the manifest's, or a column `captions` (analysis.references_column) in the"
     " data set's metadata file.",
 }
-CLUSTERS = ("image_id", "group_id")
 
 
 def run(
@@ -89,16 +88,7 @@ def _refuse(names: Sequence[str], settings: Analysis) -> None:
         raise LmmsteerError(
             f"There is no analysis {unknown[0]}.", f"Choose from: all, {', '.join(MEASURES)}"
         )
-    if settings.cluster not in CLUSTERS:
-        raise LmmsteerError(
-            f"analysis.cluster={settings.cluster} is not known.",
-            f"Choose one of {', '.join(CLUSTERS)}.",
-        )
-    if settings.correction not in comparisons.CORRECTIONS:
-        raise LmmsteerError(
-            f"analysis.correction={settings.correction} is not known.",
-            f"Choose one of {', '.join(comparisons.CORRECTIONS)}.",
-        )
+    comparisons.refuse_unknown(settings)
 
 
 def _look(

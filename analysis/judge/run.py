@@ -23,12 +23,11 @@ from analysis.judge.settings import LOCAL, JudgeKeys, Judging, check
 from analysis.judge.study import Study, with_parts
 from analysis.judge.verdicts import Verdicts
 from analysis.stats import Bootstrap, Permutation
-from lmmsteer.errors import LmmsteerError, RunFailed
+from lmmsteer.errors import RunFailed
 from lmmsteer.store import Store
 
 STUDIES = {"judge": Counting, "accuracy": Accuracy}
 NAMES = tuple(STUDIES)
-CLUSTERS = ("image_id", "group_id")
 
 
 def run(
@@ -46,16 +45,7 @@ def run(
     allow_partial.
     """
     check(settings.judge)
-    if settings.cluster not in CLUSTERS:
-        raise LmmsteerError(
-            f"analysis.cluster={settings.cluster} is not known.",
-            f"Choose one of {', '.join(CLUSTERS)}.",
-        )
-    if settings.correction not in comparisons.CORRECTIONS:
-        raise LmmsteerError(
-            f"analysis.correction={settings.correction} is not known.",
-            f"Choose one of {', '.join(comparisons.CORRECTIONS)}.",
-        )
+    comparisons.refuse_unknown(settings)
     if settings.judge.base_url != LOCAL:
         return _Run(store, settings, say, Client).step()
     assert open_local is not None
