@@ -93,7 +93,7 @@ def story(found: Iterable[Finding], mentions: pl.DataFrame) -> list[Story]:
         said = [*_unsteered(place, mentions), _most(own[0]), *map(_change, own[1:TOLD])]
         if own[TOLD:]:
             names = listed([finding.method for finding in own[TOLD:]])
-            said.append((names, "lower them less."))
+            said.append((names, "come after them, in the cards below."))
         told.append(Story(place, said))
     return told
 
@@ -108,6 +108,7 @@ def _unsteered(place: str, mentions: pl.DataFrame) -> list[tuple[str, str]]:
     rates = [
         f"{tables.spoken(row['attribute'])} {row['value']:,.0f}"
         for row in rows.sort("value", descending=True).iter_rows(named=True)
+        if row["value"]
     ]
     said = f"answers mention what nobody asked for. Per 1,000 of them: {listed(rates)} mentions."
     return [("Unsteered", said)] if rates else []

@@ -119,6 +119,6 @@ def _opened(store: Store, path: str) -> Any:
         return pq.ParquetFile(store.local(path) or store.open_input(path))
     except (pa.ArrowException, OSError) as error:
         raise LmmsteerError(
-            f"{store.root}/{path} cannot be read: {' '.join(str(error).split())}.",
+            f"{store.root}/{path} cannot be read: {' '.join(str(error).split()).rstrip('.')}.",
             f"See what is wrong with: lmmsteer verify out={store.root}",
         ) from error

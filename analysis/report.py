@@ -57,9 +57,10 @@ class Scores:
 def write(store: Store, settings: Report | None = None) -> list[str]:
     """Write the report of an output folder from its scores; returns the files written.
 
-    Raises: LmmsteerError where there are no scores.
+    Raises: LmmsteerError where there are no scores, or for a key out of its range.
     """
     settings = settings or Report()
+    _refuse(settings)
     found, output = read_scores(store), Output(store)
     built = [*tables.build(found.tables), *measured.build(found.tables), *_contrasts(found)]
     figures, files = _plots(found)
@@ -77,6 +78,14 @@ def write(store: Store, settings: Report | None = None) -> list[str]:
     everything = scores.write(store, f"{FOLDER}/tables.parquet", _long(found), {})
     carded = card.write(output, about, page.licences(output))
     return [*(f"{FOLDER}/{name}" for name in files), everything, *rows[:1], *carded]
+
+
+def _refuse(settings: Report) -> None:
+    for key, least in (("gallery", 0), ("pixels", 16)):
+        if getattr(settings, key) < least:
+            raise LmmsteerError(
+                f"report.{key}={getattr(settings, key)} is too small.", f"Give {least} or more."
+            )
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def server(store: Store, host: str, port: int, say: Callable[[str], None]) -> Th
         return kind((host, port), handler)
     except (OSError, OverflowError) as error:
         raise LmmsteerError(
-            f"{host} port {port} cannot be used: {error}.",
+            f"{host} port {port} cannot be used: {str(error).rstrip('.')}.",
             "Take a free port: port=0, or another address of this machine: host=127.0.0.1",
         ) from error
 

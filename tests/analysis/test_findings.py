@@ -71,7 +71,18 @@ def test_no_method_lowers_anything() -> None:
 
 def test_more_methods_than_four_are_named_together() -> None:
     said = told(*(change(f"m{i}", "age", -90 + 10 * i) for i in range(6)))
-    assert said[-1] == ("m4 and m5", "lower them less.")
+    assert said[-1] == ("m4 and m5", "come after them, in the cards below.")
+
+
+def test_what_is_never_mentioned_is_not_told_as_mentioned() -> None:
+    said = told(
+        ("unsteered", "age", "per_1k", 595.0, 570.0, 620.0),
+        ("unsteered", "race", "per_1k", 0.0, 0.0, 0.0),
+        change("a", "age", -50),
+    )
+    assert said[0][1].endswith("Per 1,000 of them: age 595 mentions.")
+    silent = told(("unsteered", "race", "per_1k", 0.0, 0.0, 0.0), change("a", "age", -50))
+    assert silent[0][0] == "a"
 
 
 def test_words_are_listed_as_people_do() -> None:

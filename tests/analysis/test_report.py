@@ -172,6 +172,12 @@ def test_tables_are_written_as_markdown_and_latex_too(store: LocalStore) -> None
     assert report.headline(store).startswith("Mentions by method: tiny on people\n")
 
 
+@pytest.mark.parametrize("keys", [{"gallery": -1}, {"pixels": 0}])
+def test_a_size_that_cannot_be_is_refused(keys: dict[str, int], store: LocalStore) -> None:
+    with pytest.raises(LmmsteerError, match=f"report.{next(iter(keys))}=.* is too small"):
+        report.write(store, Report(**keys))
+
+
 def test_an_output_without_scores_is_refused_with_the_command_that_makes_them(
     store: LocalStore,
 ) -> None:
