@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     verb, *rest = arguments
     rest = [_quoted(_spelled(verb, word)) for word in rest]
-    rest.sort(key=lambda word: word not in ("-m", "--multirun"))  # argparse wants it first
+    rest.sort(key=lambda word: not _option(word))  # argparse wants them first
     if verb not in VERBS:
         print(f"lmmsteer: {verb} is not a verb.\n\n{_usage()}", file=sys.stderr)
         return 2
@@ -104,6 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. The same command again does what is missing.", file=sys.stderr)
         return 1
+
+
+def _option(word: str) -> bool:
+    """`-m`, or an option that holds its value: `--config-dir=DIR`."""
+    return word in ("-m", "--multirun") or (word.startswith("--") and "=" in word)
 
 
 def _spelled(verb: str, word: str) -> str:

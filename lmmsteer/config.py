@@ -93,8 +93,22 @@ class ClusterConfig:
 
 
 @dataclass
+class SampleConfig:
+    """Which pictures of a data set, where not all: `each` of them (null: all) of every group that
+    the columns `by` make, drawn by `seed`; whole sets of those that share `unit`."""
+
+    each: int | None = None
+    by: list[str] = field(default_factory=list)
+    unit: str = "image_id"
+    seed: int = 0
+
+
+@dataclass
 class GenerateConfig:
-    """The keys that manifest, plan, fit and generate share."""
+    """The keys that manifest, plan, fit and generate share.
+
+    data: the folder in which an experiment's data sets lie.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     method: Any = MISSING
@@ -107,7 +121,9 @@ class GenerateConfig:
     device: DeviceConfig = field(default_factory=DeviceConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     shard_images: int = 16
+    sample: SampleConfig = field(default_factory=SampleConfig)
     limit: int | None = None
+    data: str | None = None
     out: str = MISSING
     max_failed_share: float = 0.01
     mixed_stack: bool = False
@@ -119,6 +135,13 @@ class PlanConfig(GenerateConfig):
 
     json: bool = False
     rates: Any = None
+
+
+@dataclass
+class ManifestConfig(GenerateConfig):
+    """check: look at every picture, and list those that cannot be shown or occur twice."""
+
+    check: bool = True
 
 
 @dataclass
@@ -249,10 +272,18 @@ def register(name: str, node: type) -> None:
     ConfigStore.instance().store(name=f"{name}_schema", node=node)
 
 
+def _in_data(name: str, *, _root_: Any) -> str:
+    """`${in_data:NAME}`: NAME in the folder `data`; without one there is no value."""
+    data = _root_.get("data")
+    return f"{data}/{name}" if data else MISSING
+
+
 def register_all() -> None:
-    """The primary schemas that need no other room."""
-    for name in ("manifest", "fit", "generate"):
+    """The primary schemas that need no other room, and what configs may compute."""
+    OmegaConf.register_new_resolver("in_data", _in_data, replace=True)
+    for name in ("fit", "generate"):
         register(name, GenerateConfig)
+    register("manifest", ManifestConfig)
     register("plan", PlanConfig)
     register("resume", ResumeConfig)
     register("status", StatusConfig)
@@ -272,8 +303,21 @@ def typed(values: Any, schema: type[T], group: str) -> T:
         merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
-        mend = f"See its keys with: lmmsteer VERB --cfg job --package {group}" if group else ""
-        raise LmmsteerError(explain(error, group), mend or "See the keys with --help") from error
+        what = explain(error, group)
+        raise LmmsteerError(what, _mend(what, group)) from error
+
+
+def _mend(what: str, group: str) -> str:
+    """What to do about a refusal of `typed`."""
+    if what == "dataset.path has no value.":
+        return (
+            "Name its folder, or the one in which all data sets lie: dataset.path=DIR or data=DIR"
+        )
+    if what.endswith(" has no value."):
+        return f"Give one: {what.partition(' ')[0]}=VALUE"
+    if group:
+        return f"See its keys with: lmmsteer VERB --cfg job --package {group}"
+    return "See the keys with --help"
 
 
 def explain(error: OmegaConfBaseException, group: str = "") -> str:

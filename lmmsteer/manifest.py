@@ -16,6 +16,7 @@ from lmmsteer import fingerprint, parts, repeats, seal
 from lmmsteer.ahead import in_order
 from lmmsteer.datasets.base import DataSet, Sample
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.prompts import PLACE, filled
 from lmmsteer.schema import IMAGES, ROWS, SCHEMA_VERSION, Picture, Request, from_table
 from lmmsteer.shards import Maker, Shard, changed
 from lmmsteer.store import Store
@@ -56,9 +57,15 @@ def identity(
     seeds: Sequence[int],
     limit: int | None,
     shard_images: int,
+    sample: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What defines a manifest: another value of any of these is another manifest."""
+    """What defines a manifest: another value of any of these is another manifest.
+
+    sample: what was drawn of the data set, where not all was taken.
+    """
+    drawn = {"sample": dict(sample)} if sample else {}
     return {
+        **drawn,
         "dataset": dict(dataset),
         "prompts": dict(prompts),
         "seeds": list(seeds),
@@ -122,7 +129,7 @@ def build(store: Store, name: str, source: DataSet, asked: Mapping[str, Any]) ->
     _refuse_changed(store, name, found, images, there, -(-images // asked["shard_images"]))
     recorded = found.shards if found is not None else ()
     maker = Maker(store, folder(name), asked, fingerprint.digest(asked), there, recorded)
-    chunks = enumerate(_chunks(_samples(source, asked), asked["shard_images"]))
+    chunks = enumerate(_chunks(samples_of(source, asked), asked["shard_images"]))
     shards: list[Shard] = []
     for shard in in_order(lambda chunk: maker.shard(*chunk), chunks, THREADS):
         if found is not None and found.shards[len(shards)] != shard:
@@ -155,8 +162,26 @@ def _record(made: Manifest) -> dict[str, Any]:
     }
 
 
-def _samples(source: DataSet, asked: Mapping[str, Any]) -> Iterator[Sample]:
-    return islice(source.samples(), asked["limit"])
+def samples_of(source: DataSet, asked: Mapping[str, Any]) -> Iterator[Sample]:
+    """The pictures that something is asked of, up to the limit."""
+    found = source.samples()
+    if all(PLACE.search(text) for text in asked["prompts"].values()):
+        prompts = asked["prompts"].values()
+        found = (one for one in found if any(filled(text, one.labels) for text in prompts))
+    return islice(found, asked["limit"])
+
+
+def no_pictures(name: str, asked: Mapping[str, Any]) -> LmmsteerError:
+    """The refusal of a data set of which no picture is asked anything."""
+    prompts = asked["prompts"].values()
+    places = {place for text in prompts for place in PLACE.findall(text)}
+    if places and all(PLACE.search(text) for text in prompts):
+        return LmmsteerError(
+            f"The prompts ask about {', '.join(f'[{place}]' for place in sorted(places))}, and no"
+            f" picture of {name} has that label.",
+            "Add prompts that hang on no label, or choose a data set that has it.",
+        )
+    return LmmsteerError(f"The data set {name} has no pictures.", "Check dataset.path.")
 
 
 def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -166,9 +191,9 @@ def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
 
 def _count(name: str, source: DataSet, asked: Mapping[str, Any]) -> int:
     """The pictures of a data set; one that can have no manifest is refused."""
-    images, repeated = repeats.count(lambda: (s.image_id for s in _samples(source, asked)))
+    images, repeated = repeats.count(lambda: (s.image_id for s in samples_of(source, asked)))
     if not images:
-        raise LmmsteerError(f"The data set {name} has no pictures.", "Check dataset.path.")
+        raise no_pictures(name, asked)
     if repeated is not None:
         raise LmmsteerError(
             f"The image id {repeated} occurs twice in the data set.",

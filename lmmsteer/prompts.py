@@ -1,14 +1,24 @@
-"""A file of prompts: a YAML mapping of id to text, or CSV with the columns id and text."""
+"""Prompts: a file of them, and what a prompt with a label's place in it asks of a picture.
+
+A file is a YAML mapping of id to text, or CSV with the columns id and text. `[OCCUPATION]` in a
+prompt, or any other label's name so, stands for what the picture is labelled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from lmmsteer import texts
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.schema import LABELS
+
+PLACE = re.compile(rf"\[({'|'.join(label.upper() for label in LABELS)})\]")
+Question = tuple[str, str, int]
+"""A prompt's id, its text as it is asked, and a seed."""
 
 MEND = "Write a YAML mapping of id: text, or a CSV file with the columns id and text."
 
@@ -34,6 +44,28 @@ def read_prompts(path: Path) -> dict[str, str]:
     except ValueError as error:
         raise LmmsteerError(f"prompts.file={path}: {error}.", MEND) from error
     return found
+
+
+def filled(prompt: str, labels: Mapping[str, str | None]) -> str | None:
+    """The prompt with the labels in their places; None where it has a place and there is none."""
+    lacking = [name for name in PLACE.findall(prompt) if not labels.get(name.lower())]
+    return None if lacking else PLACE.sub(lambda m: str(labels[m[1].lower()]), prompt)
+
+
+def questions(
+    prompts: Mapping[str, str], seeds: Sequence[int], labels: Mapping[str, str | None]
+) -> list[Question]:
+    """What is asked of a picture with these labels: prompts x seeds, the seeds fastest.
+
+    A prompt with the place of a label that the picture does not have is left out.
+    """
+    asked = [(key, filled(text, labels)) for key, text in prompts.items()]
+    return [(key, text, seed) for key, text in asked if text is not None for seed in seeds]
+
+
+def asks_labels(prompts: Mapping[str, str]) -> bool:
+    """Whether what is asked hangs on the picture: a prompt has the place of a label."""
+    return any(PLACE.search(text) for text in prompts.values())
 
 
 def _csv(text: str) -> Iterator[tuple[int, str, str]]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from lmmsteer.ahead import Room
 from lmmsteer.datasets.base import Sample
 from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.parts import Footer
+from lmmsteer.prompts import Question, asks_labels, questions
 from lmmsteer.schema import IMAGES, LABELS, ROWS, Picture, row_ids, to_table
 from lmmsteer.store import Store
 
@@ -126,10 +129,15 @@ def rows_table(
 ) -> pa.Table:
     """The rows of a shard: its pictures x prompts x seeds, the last fastest.
 
-    Columns are made of their distinct values and spread over the rows.
+    A prompt with a label's place in it is asked of the pictures that have the label. Columns are
+    made of their distinct values and spread over the rows.
     """
-    prompts = asked["prompts"].items()
-    questions = [(name, text, seed) for name, text in prompts for seed in asked["seeds"]]
+    prompts, seeds = asked["prompts"], asked["seeds"]
+    if asks_labels(prompts):
+        each = [questions(prompts, seeds, sample.labels) for sample in samples]
+    else:
+        each = [questions(prompts, seeds, {})] * len(samples)
+    distinct = {question: at for at, question in enumerate(dict.fromkeys(chain(*each)))}
     of_picture: dict[str, list[Any]] = {
         "image_id": [sample.image_id for sample in samples],
         "group_id": [sample.group_id for sample in samples],
@@ -137,13 +145,22 @@ def rows_table(
         **{label: [sample.labels.get(label) for sample in samples] for label in LABELS},
     }
     names = ("prompt_id", "prompt", "seed")
-    of_question = {name: [q[at] for q in questions] for at, name in enumerate(names)}
-    known = [(sample.image_id, p.sha256) for sample, p in zip(samples, pictures, strict=True)]
-    ids = row_ids(known, [question[1:] for question in questions])
-    columns = {"row_id": pa.array(ids, pa.string())}
-    each = np.repeat(np.arange(len(samples)), len(questions))
-    every = np.tile(np.arange(len(questions)), len(samples))
-    for values, places in ((of_picture, each), (of_question, every)):
+    of_question = {name: [q[at] for q in distinct] for at, name in enumerate(names)}
+    columns = {"row_id": pa.array(_ids(samples, pictures, each), pa.string())}
+    whose = np.repeat(np.arange(len(samples)), [len(asked) for asked in each])
+    which = np.fromiter((distinct[question] for question in chain(*each)), np.int64, len(whose))
+    for values, places in ((of_picture, whose), (of_question, which)):
         for name, column in values.items():
             columns[name] = pa.array(column, ROWS.field(name).type).take(pa.array(places))
     return pa.Table.from_arrays([columns[name] for name in ROWS.names], schema=ROWS)
+
+
+def _ids(
+    samples: Sequence[Sample], pictures: Sequence[Picture], each: Sequence[Sequence[Question]]
+) -> list[str]:
+    """The row ids, what pictures in a row are asked alike together."""
+    ids: list[str] = []
+    known = [(sample.image_id, p.sha256) for sample, p in zip(samples, pictures, strict=True)]
+    for asked, group in groupby(zip(known, each, strict=True), key=itemgetter(1)):
+        ids += row_ids([one for one, _ in group], [question[1:] for question in asked])
+    return ids

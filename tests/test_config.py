@@ -18,7 +18,8 @@ from lmmsteer.fleet import engines, launcher, resolve
 from lmmsteer.methods import METHODS
 
 PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml"))
-GROUPS = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name != "hydra")
+APART = ("hydra", "experiment")  # Experiments: tests/fleet/test_grids.py.
+GROUPS = sorted(p for p in CONF.glob("*/*.yaml") if p.parent.name not in APART)
 GIVEN = {
     "ablation": ["method.artifact=FILE"],
     "ala_cross": ["method.terms=[{attribute: gender, target: 0.0}]"],

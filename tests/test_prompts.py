@@ -7,7 +7,7 @@ import pytest
 from lmmsteer import config as configs
 from lmmsteer.config import PromptsConfig
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.prompts import read_prompts
+from lmmsteer.prompts import filled, questions, read_prompts
 
 
 def refusal(path: Path, data: str | bytes) -> str:
@@ -88,3 +88,16 @@ def test_a_prompt_of_a_config_that_cannot_be_stored_is_refused(items: dict[str, 
 def test_a_prompts_file_that_is_a_folder_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(LmmsteerError, match="cannot be read: Is a directory"):
         configs.prompts(PromptsConfig("x", {}, str(tmp_path)))
+
+
+def test_a_label_stands_in_its_place_and_a_picture_without_it_is_not_asked() -> None:
+    labels = {"occupation": "[RACE] \\1 nurse", "race": None, "gender": ""}
+    assert (
+        filled("As a [OCCUPATION]? [OCCUPATION]!", labels)
+        == "As a [RACE] \\1 nurse? [RACE] \\1 nurse!"
+    )
+    assert filled("As a [occupation], [AGES]?", labels) == "As a [occupation], [AGES]?"
+    assert filled("[RACE]", labels) is None
+    assert filled("[GENDER] [OCCUPATION]", labels) is None
+    asked = questions({"a": "[RACE]?", "b": "Who?"}, [3, 1], labels)
+    assert asked == [("b", "Who?", 3), ("b", "Who?", 1)]

@@ -24,6 +24,10 @@ def one_by_one(
 ) -> Iterator[Request]:
     for sample, picture in zip(samples, pictures, strict=True):
         for prompt_id, prompt in asked["prompts"].items():
+            occupation = sample.labels.get("occupation")
+            if "[OCCUPATION]" in prompt and not occupation:
+                continue
+            prompt = prompt.replace("[OCCUPATION]", occupation or "")
             for seed in asked["seeds"]:
                 yield Request(
                     row_id(sample.image_id, picture.sha256, prompt, seed),
@@ -53,7 +57,9 @@ samples = st.lists(
 )
 questions = st.fixed_dictionaries(
     {
-        "prompts": st.dictionaries(TEXT, TEXT, max_size=3),
+        "prompts": st.dictionaries(
+            TEXT, TEXT | st.builds("{}[OCCUPATION]{}".format, TEXT, TEXT), max_size=3
+        ),
         "seeds": st.lists(st.integers(0, 2**62), max_size=3),
     }
 )

@@ -191,12 +191,17 @@ def _qwen2_5_vl(folder: Path, size: dict[str, int]) -> None:
         "window_size": 56,
         "fullatt_block_indexes": [1],
     }
+    part = size["hidden_size"] // DECODER["num_attention_heads"] // 8
     text = {
         **DECODER,
         **size,
         "vocab_size": len(tokenizer),
         "intermediate_size": 2 * size["hidden_size"],
-        "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [2, 1, 1]},
+        "rope_scaling": {
+            "type": "mrope",
+            "rope_type": "default",
+            "mrope_section": [2 * part, part, part],
+        },
         "eos_token_id": ids["<|im_end|>"],
         "bos_token_id": ids["<|endoftext|>"],
         "pad_token_id": None,

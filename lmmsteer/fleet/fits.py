@@ -85,7 +85,7 @@ def resolve_fit(member: Member, store: Store) -> Fit:
             k: sources[k][1] if k in sources else parameters[k] for k in steering.fit_fields(method)
         },
         "attribute": {k: attribute[k] for k in ("name", "question", "words")},
-        "dataset": {**identity["dataset"], "limit": config.limit},
+        "dataset": {**identity["dataset"], "limit": config.limit, **_drawn(identity)},
     }
     task = FitTask(
         out=store.root,
@@ -118,9 +118,14 @@ def _source(name: str, path: str | None) -> tuple[str | None, str | None]:
 def _gate_pictures(store: Store, name: str, identity: dict[str, Any]) -> None:
     """A fit needs a manifest's pictures only: one with other prompts or seeds serves as well."""
     found = manifest.load(store, name)
-    if found is not None and found.identity["dataset"] == identity["dataset"]:
+    same = found is not None and found.identity["dataset"] == identity["dataset"]
+    if found is not None and same and _drawn(found.identity) == _drawn(identity):
         identity.clear()
         identity.update(found.identity)
+
+
+def _drawn(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {"sample": identity["sample"]} if identity.get("sample") else {}
 
 
 def _is_done(store: Store, path: str, defining: Mapping[str, Any]) -> bool:

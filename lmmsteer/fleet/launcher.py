@@ -8,23 +8,27 @@ leaves the others running and is named at the end.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lmmsteer.fleet import grids
 
 GROUPS = ("model", "method", "attribute", "dataset")
 NAMING = ("model.path", "model.name", "method.name", "attribute.name", "dataset.name")
-OF_DATASET = ("dataset", "prompts", "seeds", "limit", "shard_images")
+OF_DATASET = ("dataset", "prompts", "seeds", "sample", "limit", "shard_images")
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,14 @@ class Member:
 
 
 class PlanSweeper(Sweeper):
-    """Hydra's own sweep grammar (lists, ranges, globs), all members in one batch, no files."""
+    """Hydra's own sweep grammar (lists, ranges, globs), all members in one batch, no files.
+
+    An experiment's `hydra.sweeper.params` and `grids` (see `grids`) are swept as well.
+    """
+
+    def __init__(self, params: Any = None, grids: Any = None) -> None:
+        self.params: dict[Any, Any] = _container(params) or {}
+        self.grids: list[Any] = _container(grids) or []
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -66,13 +77,29 @@ class PlanSweeper(Sweeper):
         from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         parser = OverridesParser.create(config_loader=self.loader)
-        batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
-        launch = self.launcher.launch  # type: ignore[union-attr]
-        return [launch(batch, initial_job_idx=0) for batch in batches]
+        parsed = parser.parse_overrides(arguments)
+        if self.params or self.grids:
+            members = self._of_experiment(parsed)
+        else:
+            members = BasicSweeper.split_arguments(parsed, None)[0]
+        return self.launcher.launch(members, initial_job_idx=0)  # type: ignore[union-attr]
+
+    def _of_experiment(self, parsed: Sequence[Override]) -> list[list[str]]:
+        """The members of an experiment; what its grids vary, they name apart themselves."""
+        asked = {override.get_key_element(): _asked(override) for override in parsed}
+        own = {str(key) for grid in self.grids for key in grid}
+        wanted = grids.narrowed(grids.read(self.params, self.grids), own, asked)
+        self.launcher.named = own - asked.keys()  # type: ignore[union-attr]
+        return list(grids.members(wanted))
 
 
 class PlanLauncher(Launcher):
-    """Composes every member, then calls the task function's `members` once."""
+    """Composes every member, then calls the task function's `members` once.
+
+    named: keys whose values an experiment names apart itself, so that folders need not.
+    """
+
+    named: Set[str] = frozenset()
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -97,7 +124,7 @@ class PlanLauncher(Launcher):
         mine = [o for o in overrides if o.partition("=")[0] in differing]
         varied: dict[str, dict[str, str]] = {}
         for key, _, value in (o.partition("=") for o in mine):
-            if key not in GROUPS and key not in NAMING:
+            if key not in GROUPS and key not in NAMING and key not in self.named:
                 varied.setdefault(_group_of(key), {})[key] = value
         label = " ".join(mine) or "this run"
         try:
@@ -108,6 +135,19 @@ class PlanLauncher(Launcher):
         with open_dict(config):
             del config["hydra"]
         return Member(config, None, varied, label)
+
+
+def _container(given: Any) -> Any:
+    return OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+
+
+def _asked(override: Override) -> list[str]:
+    """The values of one key of the command line, as it writes them."""
+    if override.is_sweep_override():
+        if not override.is_discrete_sweep():
+            raise HydraException(f"{override.input_line} is no list of values.")
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
 
 
 def _differing(job_overrides: Sequence[Sequence[str]]) -> set[str]:

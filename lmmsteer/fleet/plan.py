@@ -88,10 +88,8 @@ class Plan:
         made = manifest.gate(self.store, job.cell.dataset, job.identity, known)
         if made is not None:
             self.manifests[job.cell.dataset] = made
-        elif next(iter(job.dataset.samples()), None) is None:
-            raise LmmsteerError(
-                f"The data set {job.dataset.name} has no pictures.", "Check dataset.path."
-            )
+        elif next(manifest.samples_of(job.dataset, job.identity), None) is None:
+            raise manifest.no_pictures(job.dataset.name, job.identity)
         found[job.cell.folder] = job
 
     def begin(self) -> None:

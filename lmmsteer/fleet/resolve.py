@@ -18,6 +18,7 @@ from lmmsteer import config as configs
 from lmmsteer import datasets, manifest
 from lmmsteer.config import GenerateConfig
 from lmmsteer.datasets.base import DataSet
+from lmmsteer.datasets.sampled import sampled
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import cluster, engines, stack
 from lmmsteer.fleet.cells import CellRecord
@@ -88,14 +89,16 @@ def model_spec(config: GenerateConfig | Any, suffix: str = "") -> tuple[ModelSpe
 def manifest_of(config: GenerateConfig, name: str) -> tuple[DataSet, dict[str, Any]]:
     """The data set that a config asks for, and the identity of its manifest."""
     dataset = datasets.open_dataset(config.dataset)
+    drawn = sampled(dataset, config.sample)
     identity = manifest.identity(
         datasets.describe(dataset, config.dataset["loader"]),
         configs.prompts(config.prompts),
         config.seeds,
         config.limit,
         config.shard_images,
+        asdict(config.sample) if config.sample.each is not None else None,
     )
-    return dataset, identity
+    return drawn, identity
 
 
 def resolve(member: Member, store: Store) -> Job:

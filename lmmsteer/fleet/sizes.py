@@ -6,13 +6,13 @@ import random
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from lmmsteer import parts
 from lmmsteer.datasets.base import DataSet, Sample
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.manifest import Manifest
+from lmmsteer.manifest import Manifest, samples_of
+from lmmsteer.prompts import asks_labels, questions
 from lmmsteer.schema import IMAGES, to_table
 from lmmsteer.shards import rows_table
 from lmmsteer.store import Store
@@ -47,22 +47,27 @@ def extent_of(made: Manifest | None, dataset: DataSet, identity: Mapping[str, An
     if made is not None:
         return Extent(True, made.images, made.rows, len(made.shards), 0)
     each = identity["shard_images"]
-    chosen, pictures = _chosen(dataset, identity["limit"], PICTURES)
-    rows = pictures * len(identity["prompts"]) * len(identity["seeds"])
+    chosen, pictures, rows = _chosen(dataset, identity, PICTURES)
     shards = [chosen[n : n + each] for n in range(0, len(chosen), each)]
     bytes_ = sum(_part_bytes(shard, identity) for shard in shards)
     bytes_ = round(bytes_ * pictures / max(1, len(chosen)))
     return Extent(False, pictures, rows, -(-pictures // each), bytes_)
 
 
-def _chosen(dataset: DataSet, limit: int | None, count: int) -> tuple[list[Sample], int]:
-    """`count` samples, each as likely as any other and always the same, and how many there are."""
-    chance, chosen, seen = random.Random(0), [], 0
-    for seen, sample in enumerate(islice(dataset.samples(), limit), start=1):
+def _chosen(
+    dataset: DataSet, identity: Mapping[str, Any], count: int
+) -> tuple[list[Sample], int, int]:
+    """`count` samples, each as likely as any other and always the same; how many samples there are,
+    and how many rows."""
+    prompts, seeds = identity["prompts"], identity["seeds"]
+    alike = None if asks_labels(prompts) else len(prompts) * len(seeds)
+    chance, chosen, seen, rows = random.Random(0), [], 0, 0
+    for seen, sample in enumerate(samples_of(dataset, identity), start=1):
+        rows += len(questions(prompts, seeds, sample.labels)) if alike is None else alike
         place = seen - 1 if seen <= count else chance.randrange(seen)
         if place < count:
             chosen[place : place + 1] = [sample]
-    return chosen, seen
+    return chosen, seen, rows
 
 
 def _part_bytes(samples: Sequence[Sample], identity: Mapping[str, Any]) -> int:

@@ -35,7 +35,6 @@ from lmmsteer.methods.ala_texts import (
     Texts,
     classes_of,
     own_answers,
-    read_texts,
     split,
     tokenized,
 )
@@ -43,6 +42,7 @@ from lmmsteer.methods.ala_training import Training, text_accuracy, train_text_cl
 from lmmsteer.methods.artifact import Artifact, ModelFacts
 from lmmsteer.methods.attributions import beta_of, token_attributions
 from lmmsteer.methods.base import Context, Learning, Method
+from lmmsteer.methods.text_files import read_texts
 from lmmsteer.models.lexicon import Lexicon, lexicon_beta
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.models.text_classifier import TextClassifier
@@ -90,8 +90,9 @@ class Ala(Method):
     the mean of the others'. A number as target is every class's.
 
     classes: negative first; null is the two most frequent labels. texts: CSV, JSONL or Parquet
-    with the columns text and label; null is the model's own sampled answers to `open_prompts` on
-    the first `images` pictures, labelled as their pictures are. A fifth is held out to measure on.
+    with the columns text and label, or a published file (`text_files`); null is the model's own
+    sampled answers to `open_prompts` on the first `images` pictures, labelled as their pictures
+    are. A fifth is held out to measure on.
     epochs, batch, lr, dropout, seed: training; null is 3 epochs at 2e-5 for texts of a file, as
     published (for some 10^5 texts), and 10 at 1e-3 for own answers, which are few. beta_agg:
     attributions of a token are summed, or averaged over its occurrences. beta_steps: of the
@@ -238,7 +239,7 @@ class Ala(Method):
                 "Use it as it is: lmmsteer generate",
             )
         from_file = self.classifier == "fitted" and self.texts is not None
-        rows = read_texts(str(self.texts)) if from_file else []
+        rows = read_texts(str(self.texts), learning.attribute.name) if from_file else []
         shown = list(learning.pictures)[: self.images]
         of_pictures = [learning.labels[name] for name in shown if name in learning.labels]
         sources = [label for _, label in rows] if from_file else of_pictures

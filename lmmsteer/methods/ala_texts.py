@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -78,51 +75,6 @@ def classes_of(labels: Iterable[str], wanted: Sequence[str] | None) -> list[str]
         )
     frequent = sorted(counts, key=lambda name: (-counts[name], name))[:2]
     return sorted(frequent, key=lambda name: (name.casefold() in POSITIVE, name))
-
-
-def read_texts(path: str) -> list[tuple[str, str]]:
-    """Texts with their labels from a CSV, JSONL or Parquet file with the columns text and label.
-
-    Raises: LmmsteerError for a file that is not there, is none of these, or lacks a column.
-    """
-    mend = "Give a .csv, .jsonl or .parquet file with the columns text and label: method.texts=FILE"
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    read = readers.get(Path(path).suffix.casefold())
-    if read is None:
-        raise LmmsteerError(f"method.texts={path} is of no kind that is read.", mend)
-    try:
-        rows = [(row["text"], row["label"]) for row in read(Path(path))]
-    except OSError as error:
-        why = error.strerror or error
-        raise LmmsteerError(f"method.texts={path} cannot be read: {why}.", mend) from error
-    except (ValueError, TypeError) as error:
-        raise LmmsteerError(f"method.texts={path} cannot be read: {error}.", mend) from error
-    except KeyError as error:
-        raise LmmsteerError(f"method.texts={path} has no column {error}.", mend) from error
-    kept = [(str(text), str(label)) for text, label in rows if text and label is not None]
-    if not kept:
-        raise LmmsteerError(f"method.texts={path} holds no labelled text.", mend)
-    return kept
-
-
-def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        yield from csv.DictReader(stream)
-
-
-def _jsonl_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8") as stream:
-        yield from (json.loads(line) for line in stream if line.strip())
-
-
-def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    from pyarrow import ArrowException
-    from pyarrow import parquet as pq
-
-    try:
-        yield from pq.read_table(path).to_pylist()
-    except ArrowException as error:
-        raise ValueError(str(error)) from error
 
 
 def tokenized(lmm: Lmm, rows: Sequence[tuple[str, str]], classes: Sequence[str]) -> Texts:

@@ -27,6 +27,7 @@ from lmmsteer.methods.directions import (
     select,
 )
 from lmmsteer.methods.extraction import EXTRACTIONS, POSITIONS, Pair, extract, states
+from lmmsteer.methods.text_files import benign_questions
 from lmmsteer.methods.words import spellings
 from lmmsteer.models.lmm import Lmm
 from lmmsteer.schema import Request
@@ -56,13 +57,14 @@ class SteeredDataset(Applying):
     each of `alphas`; taken is the lowest `score` on `held_out` pictures among those that change
     neutral answers by at most `kl_max` and do not come from the last `drop_last` of the layers.
 
-    artifact: null is the fitted one. images: pictures of D_bias, and pairs of D_standard.
-    question, words: null is the attribute's. extraction: mean, pca (the paired differences' first
-    principal component) or probe (logistic regression). position: of h, prompt_last, prompt_mean
-    (the text's tokens) or response_mean (those of the greedy answers). score: log_odds (of the
-    words' tokens, at the first answer position) or mentions (in greedy answers to `open_prompts`).
-    judged_as: the mode that candidates are tried in. alphas: the strengths tried; alpha null uses
-    the one that is taken.
+    artifact: null is the fitted one. images: pictures of D_bias, and pairs of D_standard. question,
+    words: null is the attribute's. neutral: what is asked instead; neutral_from: a file of
+    LLaVA-Instruct, whose questions without the attribute's words take its place. extraction: mean,
+    pca (the paired differences' first principal component) or probe (logistic regression).
+    position: of h, prompt_last, prompt_mean (the text's tokens) or response_mean (those of the
+    greedy answers). score: log_odds (of the words' tokens, at the first answer position) or
+    mentions (in greedy answers to `open_prompts`). judged_as: the mode that candidates are tried
+    in. alphas: the strengths tried; alpha null uses the one that is taken.
     Source: Ratzlaff et al. 2024 (arXiv 2411.12590), sections 3.1, 4.1 (there: 256 pictures, 10
     held out); guards of Arditi et al. 2024 (arXiv 2406.11717).
     """
@@ -74,6 +76,7 @@ class SteeredDataset(Applying):
     question: str | None = None
     words: list[str] | None = None
     neutral: list[str] = field(default_factory=lambda: list(NEUTRAL))
+    neutral_from: str | None = None
     extraction: str = "mean"
     position: str = "prompt_last"
     score: str = "log_odds"
@@ -86,6 +89,7 @@ class SteeredDataset(Applying):
     needs_attribute: ClassVar[bool] = True
     needs_artifact: ClassVar[bool] = True
     fitted: ClassVar[bool] = True
+    sources: ClassVar[frozenset[str]] = frozenset({"neutral_from"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +121,10 @@ class SteeredDataset(Applying):
         question = self.question or attribute.question
         words = tuple(self.words) if self.words is not None else attribute.words
         pictures = dict(list(learning.pictures.items())[: self.pictures_needed])
-        fit_pairs, held_out = self._split(lmm, pictures)
+        neutral = list(self.neutral)
+        if self.neutral_from is not None:
+            neutral = benign_questions(self.neutral_from, words, self.pictures_needed)
+        fit_pairs, held_out = self._split(lmm, pictures, neutral)
         bias = self._states(lmm, learning, "bias", pictures, _asked(fit_pairs, question))
         standard = self._states(lmm, learning, "standard", pictures, fit_pairs)
         found = extract(self.extraction, bias[:, 1:], standard[:, 1:])
@@ -154,7 +161,7 @@ class SteeredDataset(Applying):
             "drop_last": self.drop_last,
             "images": len(fit_pairs),
             "held_out": len(held_out),
-            "neutral": list(self.neutral),
+            "neutral": neutral,
             "data_digest": _data_digest(pictures),
             "d_model": lmm.d_model,
             "n_layers": lmm.n_layers,
@@ -200,7 +207,7 @@ class SteeredDataset(Applying):
         return token_ids(lmm, learning, f"{name}-answers", requests, pictures, ANSWER_TOKENS)
 
     def _split(
-        self, lmm: Lmm, pictures: Mapping[str, Image.Image]
+        self, lmm: Lmm, pictures: Mapping[str, Image.Image], neutral: Sequence[str]
     ) -> tuple[list[Pair], list[Pair]]:
         """Neutral pairs of the pictures to learn from, and of those held out."""
         if len(pictures) < self.held_out + 2 or self.held_out < 1:
@@ -210,7 +217,7 @@ class SteeredDataset(Applying):
                 "Name a larger data set, or lower method.held_out (at least 1)",
             )
         prepared = [lmm.prepare(picture) for picture in pictures.values()]
-        pairs = [(self.neutral[at % len(self.neutral)], p) for at, p in enumerate(prepared)]
+        pairs = [(neutral[at % len(neutral)], p) for at, p in enumerate(prepared)]
         return pairs[: -self.held_out], pairs[-self.held_out :]
 
     def _score_of(

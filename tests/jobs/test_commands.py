@@ -142,6 +142,11 @@ def test_manifest_is_made_and_its_other_config_refused(
     code, out, _ = command(*line)
     assert code == 0
     assert "3 pictures, 45 rows, 1 parts" in out
+    assert "folder: 0 pictures cannot be shown, 0 have the bytes of another" in out
+    assert (tmp_path / "out/report/pictures-folder.csv").is_file()
+    again = command(*line, "check=false")
+    assert again[0] == 0
+    assert "cannot be shown" not in again[1]
     code, _, err = command(*line, "seeds=[4]")
     assert code == 2
     assert "seeds: [0, 1, 2] -> [4]" in err

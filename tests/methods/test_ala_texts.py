@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.methods.ala_texts import Texts, classes_of, read_texts, split
+from lmmsteer.methods.ala_texts import Texts, classes_of, split
 from lmmsteer.methods.ala_training import Training, text_accuracy, train_text_classifier
+from lmmsteer.methods.text_files import read_texts
 
 
 @pytest.mark.parametrize(

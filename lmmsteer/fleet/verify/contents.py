@@ -1,14 +1,15 @@
 """What must hold of one part: its bytes, its footer, its rows, and its place.
 
-Shares the schemas, the row ids and the digest with the writer, and nothing else. Every function
-raises Wrong.
+Shares with the writer the schemas, the row ids, the digest and what a prompt asks of a picture, and
+nothing else. Every function raises Wrong.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 
 from lmmsteer import seal
 from lmmsteer.fleet.verify.faults import Wrong
-from lmmsteer.schema import ROWS, SCHEMA_VERSION, content_digest, row_ids
+from lmmsteer.prompts import Question, asks_labels, questions
+from lmmsteer.schema import LABELS, ROWS, SCHEMA_VERSION, content_digest, row_ids
 
 pc: Any = pyarrow.compute  # Its functions are made at run time.
 KEYS = {f"lmmsteer.{key}" for key in ("schema", "fingerprint", "digest", "rows", "failed")}
@@ -108,29 +110,47 @@ def check_rows(part: Part, images: pa.Table | None, identity: Mapping[str, Any] 
         raise Wrong("inconsistent", "holds a row id twice")
     if images is None or identity is None:
         return
-    seeds = identity["seeds"]
-    asked = [(key, text, seed) for key, text in identity["prompts"].items() for seed in seeds]
     names = images.column("image_id").to_pylist()
-    if part.table.num_rows != len(names) * len(asked):
+    each = _questions(part.table, names, identity)
+    if part.table.num_rows != sum(map(len, each)):
         raise Wrong("inconsistent", "holds another number of rows than its pictures and prompts")
-    pictures = list(zip(names, images.column("sha256").to_pylist(), strict=True))
+    pictures = zip(names, images.column("sha256").to_pylist(), strict=True)
+    asked = list(chain(*each))
     expected = {
-        "row_id": row_ids(pictures, [(text, seed) for _, text, seed in asked]),
-        "image_id": [name for name in names for _ in asked],
-        "prompt_id": [key for key, _, _ in asked] * len(names),
-        "seed": [seed for _, _, seed in asked] * len(names),
+        "row_id": [
+            row
+            for picture, mine in zip(pictures, each, strict=True)
+            for row in row_ids([picture], [(text, seed) for _, text, seed in mine])
+        ],
+        "image_id": [name for name, mine in zip(names, each, strict=True) for _ in mine],
+        "prompt_id": [key for key, _, _ in asked],
+        "seed": [seed for _, _, seed in asked],
     }
     same = {
         name: part.table.column(name).equals(pa.chunked_array([values], ROWS.field(name).type))
         for name, values in expected.items()
     }
     # One by one: a prompt of a megabyte is not copied for every row.
-    texts = [text for _, text, _ in asked] * len(names)
     prompts = part.table.column("prompt")
-    same["prompt"] = all(one.as_py() == text for one, text in zip(prompts, texts, strict=True))
+    same["prompt"] = all(
+        one.as_py() == text for one, (_, text, _) in zip(prompts, asked, strict=True)
+    )
     for name, right in same.items():
         if not right:
             raise Wrong("inconsistent", f"holds another {name} than its pictures and prompts have")
+
+
+def _questions(
+    table: pa.Table, names: Sequence[str], identity: Mapping[str, Any]
+) -> list[list[Question]]:
+    """What each picture is to be asked, by the labels of its first row."""
+    prompts, seeds = identity["prompts"], identity["seeds"]
+    if not asks_labels(prompts):
+        return [questions(prompts, seeds, {})] * len(names)
+    labels: dict[str, dict[str, str | None]] = {}
+    for row in table.select(["image_id", *LABELS]).to_pylist():
+        labels.setdefault(row.pop("image_id"), row)
+    return [questions(prompts, seeds, labels.get(name, {})) for name in names]
 
 
 def _check_version(meta: Mapping[str, str], sealed: bool) -> None:

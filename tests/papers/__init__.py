@@ -1,0 +1,1 @@
+"""The three papers' experiments in miniature: `make papers` (python -m tests.papers FOLDER)."""
