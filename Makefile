@@ -6,7 +6,7 @@ OUT ?= runs/demo
 IMAGES ?= 120
 CORES ?= 2
 
-.PHONY: help demo methods test lint train-demo scale corrupt simulate chaos mutate clean
+.PHONY: help demo methods papers test lint train-demo scale corrupt simulate chaos mutate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -31,6 +31,9 @@ lint: $(VENV)/installed ## ruff, pyright, the import contract
 
 methods: $(VENV)/installed ## every method on the demo LMM, and their table (runs/methods)
 	VENV=$(VENV) sh lmmsteer/demo/methods.sh
+
+papers: $(VENV)/installed ## the papers' experiments in miniature, with toy models (runs/papers)
+	$(BIN)/python -m tests.papers runs/papers
 
 scale: N ?= 1000000
 scale: $(VENV)/installed ## N rows written, killed, resumed, scanned, verified (57000000: 5 GB, an hour)

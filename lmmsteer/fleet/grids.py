@@ -30,8 +30,8 @@ def narrowed(grids: Sequence[Grid], own: set[str], asked: Grid) -> list[Grid]:
     """The grids with what the command line asks for.
 
     A key that grids do not have of their own is replaced. For one in `own`, values that some grid
-    has choose among them, so that `dataset=facet` keeps the grids of facet and theirs alone; values
-    that none has replace those of every grid. Raises: LmmsteerError for both kinds at once.
+    has choose among them: `dataset=facet` keeps the grids of facet, and those that do not name the
+    key. Values that none has replace those of every grid. Raises: LmmsteerError for both at once.
     """
     found = list(grids)
     for key, values in asked.items():
@@ -47,7 +47,8 @@ def narrowed(grids: Sequence[Grid], own: set[str], asked: Grid) -> list[Grid]:
             )
         else:
             kept = [
-                (grid, [value for value in grid.get(key, []) if value in chosen]) for grid in found
+                (grid, [value for value in grid.get(key, values) if value in chosen])
+                for grid in found
             ]
             found = [{**grid, key: left} for grid, left in kept if left]
     if not found:

@@ -194,3 +194,29 @@ def test_a_licence_is_told_before_the_first_run_and_not_again(
     line = ["manifest", *mine, f"out={tmp_path / 'out'}"]
     assert command(*line)[1].startswith("folder: licence: evaluation only\n")
     assert "licence: " not in command(*line)[1]
+
+
+def test_configs_of_ones_own_are_found_beside_the_shipped_ones(
+    photos: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "attribute").mkdir()
+    (tmp_path / "experiment").mkdir()
+    hair = "name: hair\nquestion: What hair?\nwords: [blond, bald]\nnote: null\n"
+    (tmp_path / "attribute/hair.yaml").write_text(hair)
+    study = (
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    grids:\n"
+        "      - method: [blocklist, steered_gradient]\n        attribute: hair\n"
+        "      - method: unsteered\n"
+    )
+    (tmp_path / "experiment/mine.yaml").write_text(study)
+    line = generate(photos, tmp_path / "out", f"--config-dir={tmp_path}")[1:]
+    code, out, err = command("plan", *line, "experiment=mine")
+    assert code == 0, err
+    for cell in ("blocklist hair", "steered_gradient hair", "unsteered none"):
+        assert f"{cell} folder" in out
+    code, out, err = command("plan", *line, "experiment=mine", "attribute=hair")
+    assert "3 cells" in out + err
+    code, _, err = command("plan", *line, "experiment=mine", "method=blocklist,prompt")
+    assert code == 2
+    assert "method=prompt is not in the experiment" in err
+    assert "Traceback" not in err
