@@ -50,7 +50,7 @@ def main(count: int, folder: Path) -> None:
 
 
 def write(source: Path, count: int) -> None:
-    """JPEG pictures of 64 x 64 pixels with labels, a thousand in a folder; a few are alike."""
+    """JPEG pictures of 64 x 64 pixels with labels, a thousand in a folder."""
     chance = random.Random(0)
     rows = []
     for number in range(count):

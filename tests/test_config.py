@@ -24,7 +24,8 @@ GIVEN = {
     "ablation": ["method.artifact=FILE"],
     "ala_cross": ["method.terms=[{attribute: gender, target: 0.0}]"],
     "clipcap": ["model.path=DIR"],
-    **{name: ["dataset.path=DIR"] for name in set(datasets.LOADERS) - {"demo"}},
+    "synthetic": ["dataset.checkpoint=DIR"],
+    **{name: ["dataset.path=DIR"] for name in set(datasets.LOADERS) - {"demo", "synthetic"}},
 }
 
 

@@ -17,6 +17,7 @@ from lmmsteer.datasets.fairface import FairFace
 from lmmsteer.datasets.folder import Folder
 from lmmsteer.datasets.parquet import ParquetFiles
 from lmmsteer.datasets.social_counterfactuals import SocialCounterfactuals
+from lmmsteer.datasets.synthetic import Synthetic
 from lmmsteer.errors import LmmsteerError
 
 LOADERS: dict[str, type] = {
@@ -28,6 +29,7 @@ LOADERS: dict[str, type] = {
     "coco_captions": CocoCaptions,
     "fairface": FairFace,
     "demo": Demo,
+    "synthetic": Synthetic,
 }
 
 

@@ -35,9 +35,13 @@ class Sample:
 
 
 class DataSet(Protocol):
-    """A dataclass of parameters that yields its samples, always in the same order."""
+    """A dataclass of parameters that yields its samples, always in the same order.
 
-    name: str
+    One whose pictures are costly to read says in `picture_bytes` about how large they are.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     def samples(self) -> Iterator[Sample]: ...
 

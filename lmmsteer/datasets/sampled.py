@@ -37,6 +37,11 @@ class Sampled:
     def name(self) -> str:
         return self.source.name
 
+    @property
+    def picture_bytes(self) -> int | None:
+        """The source's, where it says."""
+        return getattr(self.source, "picture_bytes", None)
+
     def samples(self) -> Iterator[Sample]:
         drawn = self._drawn
         for sample in self.source.samples():

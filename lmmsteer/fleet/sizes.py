@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmmsteer import parts
-from lmmsteer.datasets.base import DataSet, Sample
+from lmmsteer.datasets.base import DataSet, Sample, picture_of_bytes
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.manifest import Manifest, samples_of
 from lmmsteer.prompts import asks_labels, questions
@@ -49,7 +49,8 @@ def extent_of(made: Manifest | None, dataset: DataSet, identity: Mapping[str, An
     each = identity["shard_images"]
     chosen, pictures, rows = _chosen(dataset, identity, PICTURES)
     shards = [chosen[n : n + each] for n in range(0, len(chosen), each)]
-    bytes_ = sum(_part_bytes(shard, identity) for shard in shards)
+    known = getattr(dataset, "picture_bytes", None)
+    bytes_ = sum(_part_bytes(shard, identity, known) for shard in shards)
     bytes_ = round(bytes_ * pictures / max(1, len(chosen)))
     return Extent(False, pictures, rows, -(-pictures // each), bytes_)
 
@@ -70,8 +71,12 @@ def _chosen(
     return chosen, seen, rows
 
 
-def _part_bytes(samples: Sequence[Sample], identity: Mapping[str, Any]) -> int:
-    pictures = [sample.read() for sample in samples]
+def _part_bytes(samples: Sequence[Sample], identity: Mapping[str, Any], known: int | None) -> int:
+    """known: bytes of a picture, where none is to be read to find out."""
+    if known is None:
+        pictures = [sample.read() for sample in samples]
+    else:
+        pictures = [picture_of_bytes(s.image_id, random.randbytes(known)) for s in samples]
     try:
         tables = to_table(pictures, IMAGES), rows_table(samples, pictures, identity)
     except UnicodeEncodeError as error:

@@ -235,7 +235,7 @@ def test_malformed_tables_are_named_with_what_is_wrong(loader: str, tmp_path: Pa
     assert "has no rows" in refused(loader, tmp_path)
 
 
-@pytest.mark.parametrize("loader", sorted(set(LOADERS) - {"demo", "folder"}))
+@pytest.mark.parametrize("loader", sorted(set(LOADERS) - {"demo", "folder", "synthetic"}))
 def test_what_is_not_there_is_named_with_where_it_comes_from(loader: str, tmp_path: Path) -> None:
     assert "dataset.path=" in refused(loader, tmp_path / "none")
     said = refused(loader, tmp_path)
