@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lmmsteer {lmmsteer.__version__}")
         return 0
     verb, *rest = arguments
-    rest = [_quoted(_spelled(verb, word)) for word in rest]
+    rest = [spelled(verb, word) for word in rest]
     rest.sort(key=lambda word: not _option(word))  # argparse wants them first
     if verb not in VERBS:
         print(f"lmmsteer: {verb} is not a verb.\n\n{_usage()}", file=sys.stderr)
@@ -111,7 +111,12 @@ def _option(word: str) -> bool:
     return word in ("-m", "--multirun") or (word.startswith("--") and "=" in word)
 
 
-def _spelled(verb: str, word: str) -> str:
+def spelled(verb: str, word: str) -> str:
+    """A word as Hydra's grammar reads it: values with `=` in quotes, and our own short forms."""
+    return _quoted(_long(verb, word))
+
+
+def _long(verb: str, word: str) -> str:
     """What Hydra's grammar would not read: `--watch` of status, `rates=A,B` of plan."""
     key, _, value = word.partition("=")
     if verb == "status" and key == "--watch":

@@ -23,9 +23,9 @@ from lmmsteer.methods.artifact import Artifact, ModelFacts
 from lmmsteer.methods.base import Method
 from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.families import Family
+from lmmsteer.places import CONF
 from lmmsteer.store import Store, open_store
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 NONE = {"name": "none", "question": None, "words": [], "note": None}
 
 
