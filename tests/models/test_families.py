@@ -93,7 +93,7 @@ def test_qwen_pictures_of_different_sizes_have_different_numbers_of_tokens():
 def test_without_a_chat_template_a_base_models_bos_stands_behind_the_picture():
     lmm = tiny_family_lmm("mllama")
     base = replace(lmm, processor=shallow(lmm.processor, chat_template=None))
-    ids = base.token_ids("Is it day?", 1)
+    ids = base.token_ids("Is it day?", "<|image|>")
     assert base.tokenizer.decode(ids) == "<|image|><|begin_of_text|>Is it day?"
 
 
