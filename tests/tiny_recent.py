@@ -151,7 +151,7 @@ def _gemma3(folder: Path, size: dict[str, int], window: int = 512) -> None:
     nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=2.0)
     for key, weight in model.named_parameters():
         if "layernorm" in key and "post" in key and "language" in key:
-            nn.init.constant_(weight, 3.0)  # Else the token itself drowns what blocks add to it.
+            nn.init.normal_(weight, 3.0, 1.0)  # Else the token itself drowns what blocks add.
     save(model, folder, special.index("<end_of_turn>"), 0)
     pictures = image_processor_class("gemma3", "Gemma3ImageProcessor")
     transformers.Gemma3Processor(

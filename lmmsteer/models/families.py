@@ -283,6 +283,11 @@ def family_of(model_type: str, asked: str = "auto") -> Family:
     for family in FAMILIES.values():
         if model_type in family.model_types:
             return family
+    if model_type == "internvl_chat":
+        raise LmmsteerError(
+            "This InternVL checkpoint brings code of its own, which is not run.",
+            "Name the one in transformers' layout: model.path=OpenGVLab/InternVL3-8B-hf",
+        )
     raise LmmsteerError(
         f"Models of type {model_type!r} are not supported; families known: {', '.join(FAMILIES)}.",
         "Name a checkpoint of a known family, or set model.family=NAME if it has the same layout",

@@ -91,9 +91,20 @@ class Lmm:
 
     @cached_property
     def image_token_id(self) -> int:
-        """The placeholder's token id; -1 where no place in the prompt is the picture's."""
-        token = self.image_token
-        return int(self.tokenizer.convert_tokens_to_ids(token)) if token else -1
+        """The placeholder's token id; -1 where no place in the prompt is the picture's.
+
+        Raises: LmmsteerError where the tokenizer does not know the placeholder.
+        """
+        token, tokenizer = self.image_token, self.tokenizer
+        if not token:
+            return -1
+        found = tokenizer.convert_tokens_to_ids(token)
+        if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+            raise LmmsteerError(
+                f"The tokenizer of {self.name} does not know the picture's placeholder {token}.",
+                "Save the model's own tokenizer beside it (processor.save_pretrained(folder))",
+            )
+        return int(found)
 
     @cached_property
     def decoder(self) -> Any:
@@ -230,8 +241,13 @@ class Lmm:
     ) -> BatchFeature:
         """Inputs of one row as a contrast stream is shown it, and what was said behind it."""
         ids = self.without_picture(self.token_ids(prompt, picture.shown), stream)
+        return self.row_inputs(ids, picture.features if stream == "noise" else {}, said)
+
+    def row_inputs(
+        self, ids: Sequence[int], features: dict[str, Tensor], said: Sequence[int] = ()
+    ) -> BatchFeature:
+        """Inputs of one row from its prompt's token ids, and what was said behind it."""
         text = torch.tensor([[*ids, *said]])
-        features = picture.features if stream == "noise" else {}
         mask = torch.ones_like(text)
         return self._batch({"input_ids": text, "attention_mask": mask}, features, len(said))
 

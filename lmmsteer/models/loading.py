@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
@@ -16,12 +17,14 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.models.blip import Captioner
 from lmmsteer.models.clipcap import ClipCap
 from lmmsteer.models.families import Family
+from lmmsteer.models.files import config
 from lmmsteer.models.parts import Parts, chat_template
 from lmmsteer.models.qwen import follow_own_rows
 from lmmsteer.models.shown import SHOWN
@@ -32,8 +35,15 @@ CLASSES = {"blip": Captioner, "clipcap": ClipCap}
 def read_weights(folder: Path, dtype: torch.dtype, family: Family) -> Any:
     """The model of a folder, every weight of it read.
 
-    Raises: LmmsteerError where weights are damaged, or the folder leaves some of its config's out.
+    Raises: LmmsteerError where weights are damaged, the folder leaves some of its config's out, or
+    this transformers does not have the model.
     """
+    kind = str(config(folder).get("model_type"))
+    if family.name not in CLASSES and kind not in CONFIG_MAPPING:
+        raise LmmsteerError(
+            f"transformers {transformers.__version__} does not have models of type {kind}.",
+            "pip install --upgrade transformers",
+        )
     # `torch_dtype` is understood by transformers 4 and 5; 5 calls it `dtype`.
     try:
         with quiet():

@@ -5,6 +5,7 @@ Those want torchvision for videos, which pictures do not need: that part is left
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar
 
 import transformers
@@ -45,9 +46,10 @@ class Recent:
             tokenize=False,
             add_generation_prompt=True,
         )
-        made = self.processor(
-            text=[text], images=[picture], return_tensors="pt", add_special_tokens=False
-        )
+        how = {"return_tensors": "pt", "add_special_tokens": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # transformers' own, of numpy 2.
+            made = self.processor(text=[text], images=[picture], **how)
         return {key: made[key] for key in made if key not in ("num_crops", "rows", "cols")}
 
     def greedy(self, prompt, picture, new):

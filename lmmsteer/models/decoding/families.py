@@ -21,6 +21,10 @@ TRANSFORMERS_4 = version("transformers").startswith("4.")
 class Qwen(Decoding):
     """Pictures of any size, three-axis rotary positions (M-RoPE)."""
 
+    def mask(self, lmm: Lmm, ids: Tensor) -> Tensor:
+        """All ones: without any, transformers 4 takes such positions for texts packed in a row."""
+        return torch.ones_like(ids)
+
     def prefix_positions(
         self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]
     ) -> Tensor:
