@@ -6,18 +6,24 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+
+from PIL import Image
 
 from jobs import explain
 from lmmsteer import config as configs
 from lmmsteer import device
-from lmmsteer.config import DoctorConfig
+from lmmsteer.config import DoctorConfig, EngineConfig
+from lmmsteer.demo import people
+from lmmsteer.engine import checkup
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet import cluster
+from lmmsteer.fleet import cluster, engines
 from lmmsteer.fleet.launcher import Member
 from lmmsteer.models import families, files
+from lmmsteer.models.lmm import Lmm
 from lmmsteer.store import open_store
 
 NEEDED = ("torch", "transformers", "ray", "pyarrow", "hydra-core", "polars", "vaderSentiment")
@@ -38,30 +44,70 @@ def run(members: list[Member]) -> int:
     if members[0].config is None:
         raise explain.sentence(members[0].error or ValueError("no config"), "doctor")
     asked = configs.typed(members[0].config, DoctorConfig, "")
+    findings = []
+    for finding in _findings(asked):
+        findings.append(finding)
+        if not asked.json:  # As it is found: a large model takes minutes to load.
+            print(f"{'ok' if finding.ok else 'WRONG':5} {finding.check}: {finding.seen}")
+            if finding.mend:
+                print(f"      {finding.mend}")
+    if asked.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _findings(asked: DoctorConfig) -> Iterator[Finding]:
     checks: dict[str, Callable[[DoctorConfig], str]] = {
         "python": _python,
         "packages": _packages,
         "device": _device,
-        "model files": _model,
         "storage": _storage,
         "ray": _ray,
     }
-    findings = [_look(name, check, asked) for name, check in checks.items()]
-    if asked.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
-    else:
-        for finding in findings:
-            print(f"{'ok' if finding.ok else 'WRONG':5} {finding.check}: {finding.seen}")
-            if finding.mend:
-                print(f"      {finding.mend}")
-    return 0 if all(finding.ok for finding in findings) else 1
+    for name, check in checks.items():
+        yield _look(name, partial(check, asked))
+    yield from _model_findings(asked)
 
 
-def _look(name: str, check: Callable[[DoctorConfig], str], asked: DoctorConfig) -> Finding:
+def _look(name: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(name, True, check(asked))
+        return Finding(name, True, check())
     except LmmsteerError as error:
         return Finding(name, False, error.what, error.mend)
+
+
+def _model_findings(asked: DoctorConfig) -> Iterator[Finding]:
+    """The model's files; where these are well, the model: loaded, then each check."""
+    files_well = _look("model files", partial(_model, asked))
+    yield files_well
+    if not (files_well.ok and asked.weights):
+        return
+    loaded: list[Lmm] = []
+
+    def load() -> str:
+        model, used = asked.model, device.detect(asked.device.kind)
+        name = model.name or Path(model.path).name
+        lmm = checkup.loaded(name, model.path, model.revision, model.dtype, model.family, used)
+        loaded.append(lmm)
+        size = sum(weight.numel() for weight in lmm.model.parameters())
+        return f"{size / 1e6:,.1f} million, {str(lmm.dtype).removeprefix('torch.')}"
+
+    yield _look("model weights", load)
+    if not loaded:
+        return
+    (lmm,) = loaded
+    kind = "reference" if lmm.device.kind == "hpu" else "shared"
+    engine = engines.open_engine(EngineConfig(name=kind, slots=4))
+    picture = people.draw(next(people.counterfactual_sets(1)))
+    checks: dict[str, Callable[[Lmm, Image.Image], str]] = {
+        "template": checkup.check_prompt,
+        "picture": checkup.check_picture,
+        "residual stream": checkup.check_residual,
+        "prefix sharing": checkup.check_sharing,
+        "answer": partial(checkup.check_answer, engine=engine),
+    }
+    for name, check in checks.items():
+        yield _look(name, partial(check, lmm, picture))
 
 
 def _python(_: DoctorConfig) -> str:

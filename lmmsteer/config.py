@@ -195,11 +195,15 @@ class DemoDataConfig:
 
 @dataclass
 class DoctorConfig:
-    """What to check: the device, and where named the model and the output folder."""
+    """What to check: the device, and where named the model and the output folder.
+
+    weights: the model is loaded and tried; false looks at its files alone.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    weights: bool = True
     out: str | None = None
     json: bool = False
 

@@ -13,17 +13,16 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from lmmsteer.models.lmm import Lmm, load
-from tests.tiny import TEXT, image_processor_class, save_tiny_llava, trained_tokenizer
+from tests.tiny import TEXT, image_processor_class, save_tiny_llava
+from tests.tiny_parts import DECODER, IMAGE, drawn, save, tokenizer_of
+from tests.tiny_recent import RECENT
 
 NAMES = (
     "mllama",
@@ -33,8 +32,8 @@ NAMES = (
     "blip",
     "clipcap",
     "clipcap_transformer",
+    *RECENT,
 )
-IMAGE = "{% for part in m['content'] %}{% if part['type'] == 'image' %}"
 MLLAMA_TEMPLATE = (
     "{% for m in messages %}{% if loop.first %}{{ bos_token }}{% endif %}"
     "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n" + IMAGE + "<|image|>{% else %}"
@@ -47,11 +46,6 @@ QWEN_TEMPLATE = (
     "<|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-DECODER = {
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
 
 
 def save_tiny(
@@ -85,29 +79,6 @@ def tiny_family_lmm(name: str) -> Lmm:
     return load(name, str(tiny_family(name)))
 
 
-def _tokenizer(special: tuple[str, ...], bos: str | None, **named: str) -> Any:
-    trained = Tokenizer.from_str(trained_tokenizer(400, special, bos))
-    names = ["input_ids", "attention_mask"]
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=trained, bos_token=bos, model_input_names=names, **named
-    )
-    made.add_special_tokens({"additional_special_tokens": list(special)})
-    return made
-
-
-def _drawn(model: nn.Module, std: float = 0.3) -> Any:
-    """The model with weights that tell pictures apart; a fresh one's are too small for that."""
-    for weight in model.parameters():
-        if weight.ndim >= 2:
-            nn.init.normal_(weight, std=std)
-    return model
-
-
-def _save(model: Any, folder: Path, eos: int | None, pad: int | None) -> None:
-    model.generation_config = transformers.GenerationConfig(eos_token_id=eos, pad_token_id=pad)
-    model.save_pretrained(folder)
-
-
 def _mllama(folder: Path, size: dict[str, int]) -> None:
     special = (
         "<|finetune_right_pad_id|>",
@@ -118,7 +89,7 @@ def _mllama(folder: Path, size: dict[str, int]) -> None:
         "<|eot_id|>",
         "<|python_tag|>",
     )
-    tokenizer = _tokenizer(
+    tokenizer = tokenizer_of(
         special, "<|begin_of_text|>", pad_token=special[0], eos_token="<|eot_id|>"
     )
     vocab_size = len(tokenizer)  # The picture's token comes after it, as in the published one.
@@ -156,11 +127,11 @@ def _mllama(folder: Path, size: dict[str, int]) -> None:
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
     )
-    model = _drawn(transformers.MllamaForConditionalGeneration(config))
+    model = drawn(transformers.MllamaForConditionalGeneration(config))
     for key, weight in model.named_parameters():
         if "gate" in key and weight.numel() == 1:
             nn.init.constant_(weight, 0.7)  # A fresh gate is shut.
-    _save(model, folder, 5, 0)
+    save(model, folder, 5, 0)
     pictures = image_processor_class("mllama", "MllamaImageProcessor")
     transformers.MllamaProcessor(
         image_processor=pictures(size={"height": 480, "width": 480}, max_image_tiles=4),
@@ -179,7 +150,7 @@ def _qwen2_5_vl(folder: Path, size: dict[str, int]) -> None:
         "<|image_pad|>",
         "<|video_pad|>",
     )
-    tokenizer = _tokenizer(special, None, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    tokenizer = tokenizer_of(special, None, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
     vision = {
         "depth": 2,
@@ -216,8 +187,8 @@ def _qwen2_5_vl(folder: Path, size: dict[str, int]) -> None:
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=False,
     )
-    model = _drawn(transformers.Qwen2_5_VLForConditionalGeneration(config))
-    _save(model, folder, ids["<|im_end|>"], ids["<|endoftext|>"])
+    model = drawn(transformers.Qwen2_5_VLForConditionalGeneration(config))
+    save(model, folder, ids["<|im_end|>"], ids["<|endoftext|>"])
     tokenizer.save_pretrained(folder)
     pictures = image_processor_class("qwen2_vl", "Qwen2VLImageProcessor")
     pictures(min_pixels=4 * 28 * 28, max_pixels=12 * 28 * 28).save_pretrained(folder)
@@ -226,7 +197,7 @@ def _qwen2_5_vl(folder: Path, size: dict[str, int]) -> None:
 
 def _paligemma(folder: Path, size: dict[str, int], kind: str = "gemma") -> None:
     special = ("<pad>", "<eos>", "<bos>", "<image>")
-    tokenizer = _tokenizer(special, "<bos>", pad_token="<pad>", eos_token="<eos>")
+    tokenizer = tokenizer_of(special, "<bos>", pad_token="<pad>", eos_token="<eos>")
     if hasattr(transformers.PaliGemmaProcessor, "tokenizer_class"):  # transformers 4 checks it.
         tokenizer = transformers.GemmaTokenizerFast(
             tokenizer_object=tokenizer.backend_tokenizer, pad_token="<pad>", eos_token="<eos>"
@@ -268,12 +239,12 @@ def _paligemma(folder: Path, size: dict[str, int], kind: str = "gemma") -> None:
         projection_dim=size["hidden_size"],
         hidden_size=size["hidden_size"],
     )
-    model = _drawn(transformers.PaliGemmaForConditionalGeneration(config))
+    model = drawn(transformers.PaliGemmaForConditionalGeneration(config))
     nn.init.normal_(model.model.multi_modal_projector.linear.weight, std=1.5)
     for key, weight in model.named_parameters():
         if kind == "gemma2" and "layernorm" in key and "post" in key and "language" in key:
             nn.init.constant_(weight, 3.0)  # Else the token itself drowns what blocks add to it.
-    _save(model, folder, 1, 0)
+    save(model, folder, 1, 0)
     processor.save_pretrained(folder)
 
 
@@ -305,10 +276,10 @@ def _blip(folder: Path, size: dict[str, int]) -> None:
         "patch_size": 8,
     }
     config = transformers.BlipConfig(text_config=text, vision_config=vision)
-    model = _drawn(transformers.BlipForConditionalGeneration(config))
+    model = drawn(transformers.BlipForConditionalGeneration(config))
     for layer in model.text_decoder.bert.encoder.layer:
         nn.init.normal_(layer.crossattention.output.dense.weight, std=1.0)
-    _save(model, folder, 2, 0)
+    save(model, folder, 2, 0)
     pictures = image_processor_class("blip", "BlipImageProcessor")
     transformers.BlipProcessor(
         image_processor=pictures(size={"height": 32, "width": 32}), tokenizer=tokenizer
@@ -318,7 +289,7 @@ def _blip(folder: Path, size: dict[str, int]) -> None:
 def _clipcap(folder: Path, size: dict[str, int], kind: str = "mlp") -> None:
     d_model, clip_width, prefix = size["hidden_size"], 24, 10
     _clip(folder / "clip", clip_width)
-    tokenizer = _tokenizer(("<|endoftext|>",), None, eos_token="<|endoftext|>")
+    tokenizer = tokenizer_of(("<|endoftext|>",), None, eos_token="<|endoftext|>")
     tokenizer.save_pretrained(folder / "gpt2")
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer),
@@ -330,7 +301,7 @@ def _clipcap(folder: Path, size: dict[str, int], kind: str = "mlp") -> None:
         eos_token_id=0,
     )
     config.save_pretrained(folder / "gpt2")
-    gpt = _drawn(transformers.GPT2LMHeadModel(config))
+    gpt = drawn(transformers.GPT2LMHeadModel(config))
     made = MAPPERS[kind](d_model, clip_width, prefix)
     weights = {f"gpt.{key}": weight.clone() for key, weight in gpt.state_dict().items()}
     weights |= {f"clip_project.{key}": weight for key, weight in made.items()}
@@ -351,7 +322,7 @@ def _clip(folder: Path, width: int) -> None:
         text_config={**shape, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2},
         projection_dim=width,
     )
-    _drawn(transformers.CLIPModel(config), 0.5).save_pretrained(folder)
+    drawn(transformers.CLIPModel(config), 0.5).save_pretrained(folder)
     pictures = image_processor_class("clip", "CLIPImageProcessor")
     crop = {"height": 32, "width": 32}
     pictures(size={"shortest_edge": 32}, crop_size=crop).save_pretrained(folder)
@@ -402,4 +373,5 @@ SAVE = {
     "blip": _blip,
     "clipcap": _clipcap,
     "clipcap_transformer": lambda folder, size: _clipcap(folder, size, "transformer"),
+    **RECENT,
 }

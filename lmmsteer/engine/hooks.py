@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lmmsteer.engine.edit import EVERYWHERE, SCOPES, Edit, ResidualEdit
 from lmmsteer.errors import LmmsteerError, RunFailed
+from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm, ResidualPoint
 
 PLACES = 3  # Block input, attention output, MLP output.
@@ -227,23 +228,15 @@ def installed(
 
 @contextmanager
 def projecting(lmm: Lmm, edit: Edit) -> Iterator[None]:
-    """The projector hands out edited features, for the length of a `with` block.
+    """The decoder reads edited features, for the length of a `with` block.
 
     Raises: LmmsteerError for a family without a projector.
     """
-    features = edit.features
-    if features is None:
+    if edit.features is None:
         yield
         return
-
-    def after(_: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return features.apply(output)
-
-    handle = lmm.projector.register_forward_hook(after)
-    try:
+    with DECODING[lmm.family.name].editing(lmm, edit.features.apply):
         yield
-    finally:
-        handle.remove()
 
 
 def _check(lmm: Lmm, residual: ResidualEdit) -> None:

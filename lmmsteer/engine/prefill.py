@@ -78,7 +78,7 @@ class Prefill:
     def _show(self, group: Group) -> Shown:
         picture = self.ahead.take()
         prompts = dict.fromkeys(row.prompt for row in group.rows)
-        ids = {prompt: self.lmm.token_ids(prompt, picture.tokens) for prompt in prompts}
+        ids = {prompt: self.lmm.token_ids(prompt, picture.shown) for prompt in prompts}
         cut = {p: self.decoding.split(self.lmm, found) for p, found in ids.items()}
         prefixes = {tuple(found[: cut[p]]) for p, found in ids.items()}
         if len(prefixes) > 1:
@@ -127,6 +127,7 @@ class Prefill:
             self.lanes,
             lanes,
             causal=self.decoding.causal,
+            sees=self.decoding.sees(self.lmm, ids),
             cross_layers=self.cross,
             valid=[self.decoding.valid(self.lmm, picture) for picture in pictures],
             span=ids.shape[1] + max(map(_longest, batch)),

@@ -64,7 +64,7 @@ class Reference:
         shown = {row.request.image_id: None for row in rows}
         prepared = {image_id: lmm.prepare(pictures[image_id]) for image_id in shown}
         tokens = {
-            row.index: len(lmm.token_ids(row.prompt, prepared[row.request.image_id].tokens))
+            row.index: len(lmm.token_ids(row.prompt, prepared[row.request.image_id].shown))
             for row in rows
         }
         rows.sort(key=lambda row: (tokens[row.index], row.prompt))

@@ -87,7 +87,7 @@ def default_slots(lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
     token, cross_token = token_bytes(lmm)
     decoding = DECODING[lmm.family.name]
     picture = lmm.prepare(Image.new("RGB", PICTURE, (127, 127, 127)))
-    prefix_tokens = decoding.split(lmm, lmm.token_ids("", picture.tokens))
+    prefix_tokens = decoding.split(lmm, lmm.token_ids("", picture.shown))
     prefix = prefix_tokens * token + decoding.valid(lmm, picture) * cross_token
     own = (SUFFIX + sampling.max_new_tokens) * token
     share = 1 / (4 if decoding.shares_prompts else 2)

@@ -24,7 +24,8 @@ from lmmsteer.engine.store import Lanes, Own, Pair
 class PrefixWork:
     """Prefill of prefixes of one length, kept in lanes.
 
-    causal: whether a token sees only what stands before it, or the whole prefix. valid: of the
+    causal: whether a token sees only what stands before it, or the whole prefix; sees: what it
+    sees where that is neither, [prefixes, 1, tokens, tokens]. valid: of the
     keys of cross-attention layers, how many later tokens may see (they stand first), a number for
     each prefix. span: how long a row behind it may come to be, so that a model's window that is too
     short is found at once. last: the layer with which the pass ends (`Enough`), since of the last
@@ -38,6 +39,7 @@ class PrefixWork:
         into: Sequence[int],
         *,
         causal: bool = True,
+        sees: Tensor | None = None,
         cross_layers: frozenset[int] = frozenset(),
         valid: Sequence[int] = (),
         span: int = 0,
@@ -45,37 +47,42 @@ class PrefixWork:
         blind: bool = False,
     ) -> None:
         self.lanes, self.into, self.causal, self.last = lanes, into, causal, last
-        self.blind = blind
+        self.blind, self.sees = blind, sees
         self.span = span or lanes.longest(into)
         self.cross_layers, self.valid = cross_layers, valid
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        causal = self.causal and layer not in self.cross_layers
+        causal = self.causal and layer not in self.cross_layers and self.sees is None
         if layer in self.cross_layers and self.blind:
             self.lanes.cross[layer][torch.tensor(self.into, device=key.device)] = 0
             return torch.zeros_like(query)
         if layer in self.cross_layers:
             self._keep_cross(layer, key, value)
         else:
-            mask = None
+            mask = self.sees
             self.lanes.write(layer, self.into, key, value)
         if layer == self.last:
             raise Enough
         if is_capped():
-            return self._plain(query, key, value, causal)
+            return self._plain(query, key, value, layer)
         per = query.shape[1] // key.shape[1]
         if per > 1:
             key, value = key.repeat_interleave(per, 1), value.repeat_interleave(per, 1)
         attend = torch.nn.functional.scaled_dot_product_attention
         return attend(query, key, value, attn_mask=mask, is_causal=causal, scale=1.0)
 
-    def _plain(self, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    def _plain(self, query: Tensor, key: Tensor, value: Tensor, layer: int) -> Tensor:
         """Scores that are capped, which torch's own attention cannot do."""
         rows, heads, tokens, head_dim = query.shape
         per = heads // key.shape[1]
-        bias = causal_bias(tokens, per, query.device) if causal else None
+        bias = None
+        if layer not in self.cross_layers and self.sees is not None:
+            hidden = torch.zeros(self.sees.shape, device=query.device)
+            bias = hidden.masked_fill_(~self.sees, -torch.inf).repeat(1, 1, per, 1)
+        elif layer not in self.cross_layers and self.causal:
+            bias = causal_bias(tokens, per, query.device)
         out, _ = half(fold(query, key.shape[1]), key, value, bias)
         return out.reshape(rows, heads, tokens, head_dim)
 

@@ -126,8 +126,11 @@ class LocalModel:
         self, asked: Sequence[Asked], pictures: Mapping[str, Image.Image], blind: bool
     ) -> list[int]:
         shown = {} if blind else pictures
-        taken = {name: self.lmm.prepare(picture).tokens for name, picture in shown.items()}
-        ids = [self.lmm.token_ids(one.prompt, taken.get(_id(one), 1)) for one in asked]
+        taken = {name: self.lmm.prepare(picture).shown for name, picture in shown.items()}
+        ids = [
+            self.lmm.token_ids(one.prompt, taken.get(_id(one), self.lmm.image_token))
+            for one in asked
+        ]
         return [len(self.lmm.without_picture(i, "removed") if blind else i) for i in ids]
 
 

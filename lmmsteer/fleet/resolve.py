@@ -34,7 +34,7 @@ from lmmsteer.fleet.steering import (
 from lmmsteer.fleet.task import ModelSpec, Task
 from lmmsteer.methods.artifact import ModelFacts
 from lmmsteer.models import files
-from lmmsteer.models.families import Family, family_of
+from lmmsteer.models.families import Family, family_of, feature_levels
 from lmmsteer.schema import SCHEMA_VERSION, Cell
 from lmmsteer.store import Store
 
@@ -190,6 +190,7 @@ def facts_of(spec: ModelSpec, folder: Path) -> ModelFacts:
         n_layers=files.n_layers(folder),
         vocab_size=files.vocab_size(folder),
         tokenizer=files.tokenizer_digest(folder),
+        feature_levels=feature_levels(files.config(folder)),
     )
 
 

@@ -74,7 +74,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model before its weights are loaded. tokenizer: digest of its files."""
+    """What is known of a model before its weights are loaded.
+
+    tokenizer: digest of its files. feature_levels: layers of the vision tower that the decoder
+    reads, side by side in a picture's features.
+    """
 
     name: str
     digest: str
@@ -82,6 +86,12 @@ class ModelFacts:
     n_layers: int | None
     vocab_size: int | None
     tokenizer: str
+    feature_levels: int = 1
+
+    @property
+    def feature_width(self) -> int:
+        """Width of a picture's features, [tokens, feature_width]."""
+        return self.feature_levels * self.d_model
 
 
 def _texts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ class ClipClip(FeatureMethod):
     """The share of features with the highest mutual information with the label becomes zero.
 
     I(f_j; label) by nearest neighbours, f_j each picture's mean over its tokens; the floor of drop
-    d_model features with the highest are dropped at every token: f_j' = (1 - alpha) f_j.
+    features with the highest are dropped at every token: f_j' = (1 - alpha) f_j.
 
     drop in [0, 1]: 0 changes nothing; 0.22 is 112 of CLIP's 512, as published. alpha in [0, 1]; the
     paper's is 1. There the embedding is pooled and of length one; an LMM's decoder reads projected
@@ -43,11 +43,12 @@ class ClipClip(FeatureMethod):
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         from sklearn.feature_selection import mutual_info_classif  # Slow; only a fit needs it.
 
-        learning.say(f"mutual information: {lmm.d_model} features")
         x, y = pooled.fit
+        width = x.shape[1]
+        learning.say(f"mutual information: {width} features")
         shared = mutual_info_classif(x.double().numpy(), y.numpy(), random_state=0)
-        dropped = np.argsort(-shared, kind="stable")[: dropped_count(self.drop, lmm.d_model)]
-        kept = torch.ones(lmm.d_model)
+        dropped = np.argsort(-shared, kind="stable")[: dropped_count(self.drop, width)]
+        kept = torch.ones(width)
         kept[dropped] = 0
         tensors = {"kept": kept, "mutual_information": torch.from_numpy(shared).float()}
         return tensors, {"drop": self.drop, "dropped": len(dropped)}

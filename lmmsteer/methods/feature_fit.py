@@ -59,7 +59,8 @@ class FeatureMethod(Method):
 
     artifact: null is the fitted one. alpha: the share of the change. images: labelled pictures to
     fit on, at most. validation: the share of each class that is held out, its last pictures.
-    shapes: the artifact's tensors; `d` is d_model, another name any size, the same throughout.
+    shapes: the artifact's tensors; `d` is the features' width, another name any size, the same
+    throughout.
     """
 
     artifact: str | None = None
@@ -156,7 +157,7 @@ class FeatureMethod(Method):
         if made_for and made_for != facts.digest:
             theirs = f"{artifact.metadata.get('model', '?')}, weights {made_for[:12]}"
             return f"was fitted on another model ({theirs}), not on {facts.name}"
-        sizes: dict[str, int] = {"d": facts.d_model}
+        sizes: dict[str, int] = {"d": facts.feature_width}
         for name, letters in self.shapes.items():
             tensor = artifact.tensors.get(name)
             if tensor is None:
@@ -173,7 +174,15 @@ class FeatureMethod(Method):
 def facts_of(lmm: Lmm) -> ModelFacts:
     """What `suit_fit` asks about, of a model that is loaded."""
     vocab, tokenizer = lmm.vocab_size, lmm.tokenizer_digest
-    return ModelFacts(lmm.name, lmm.digest, lmm.d_model, lmm.n_layers, vocab, tokenizer)
+    return ModelFacts(
+        lmm.name,
+        lmm.digest,
+        lmm.d_model,
+        lmm.n_layers,
+        vocab,
+        tokenizer,
+        lmm.feature_levels,
+    )
 
 
 def check_range(key: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -52,7 +52,7 @@ def gradient_directions(
     [pictures, n_layers, d_model] float32, or [pictures, 1, d_model] where one layer is asked for.
     Raises: LmmsteerError where the gradient of every picture of a batch is exactly zero.
     """
-    ids = [tuple(lmm.token_ids(asked.question, picture.tokens)) for picture in pictures]
+    ids = [tuple(lmm.token_ids(asked.question, picture.shown)) for picture in pictures]
     found: dict[int, Tensor] = {}
     for batch in _batches(ids, 1 if asked.alone else TOKENS):
         together = _Pass(lmm, ids[batch[0]], [pictures[at] for at in batch], asked, features)
@@ -168,9 +168,8 @@ class _Pass:
 
     def _decode(self, u: Tensor) -> Tensor:
         arguments = self.decoding.prefix(self.lmm, self.ids, self.pictures, list(u))
-        if not self.decoding.causal:
-            count, length = self.ids.shape
-            arguments["attention_mask"] = u.new_zeros(count, 1, length, length)
+        if (mask := self.decoding.mask(self.lmm, self.ids)) is not None:
+            arguments["attention_mask"] = mask
         return self.decoding.decoder(self.lmm)(**arguments, use_cache=False)[0]
 
 

@@ -47,11 +47,11 @@ class Sfid(FeatureMethod):
         check_range("tau", self.tau, 0, 1)
 
     def suit_fit(self, facts: ModelFacts) -> None:
-        if self.k > facts.d_model:
+        if self.k > facts.feature_width:
             raise LmmsteerError(
-                f"method.k={self.k} features are more than the {facts.d_model} that {facts.name} "
-                "has.",
-                f"Set method.k between 0 and {facts.d_model}",
+                f"method.k={self.k} features are more than the {facts.feature_width} that "
+                f"{facts.name} has.",
+                f"Set method.k between 0 and {facts.feature_width}",
             )
 
     def learn(
@@ -69,7 +69,7 @@ class Sfid(FeatureMethod):
             raise self._all_clear(float(probabilities.max(1).min()), len(held))
         order = np.argsort(-forest.feature_importances_, kind="stable")
         chosen = torch.from_numpy(order[: self.k].copy())
-        kept, imputed = torch.ones(lmm.d_model), torch.zeros(lmm.d_model)
+        kept, imputed = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
         if self.k:
             kept[chosen] = 0
             imputed[chosen] = held[torch.from_numpy(unclear)].double().mean(0)[chosen].float()

@@ -1,6 +1,7 @@
 """Inputs that some families' models take beside token ids, mask and picture features.
 
-Each is made for a left-padded batch with one picture in every row, first of all in its turn.
+Each is made for a left-padded batch with one picture in every row, first of all in its turn; the
+last `said` tokens are the answer's.
 """
 
 from __future__ import annotations
@@ -10,18 +11,24 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-
-def token_type_ids(ids: Tensor, placeholder: int, features: Mapping[str, Tensor]) -> Tensor:
-    """0 for every token of the prompt: PaliGemma's prompt attends in both directions."""
-    return torch.zeros_like(ids)
+Extra = Callable[[Tensor, int, Mapping[str, Tensor], int], Tensor]
 
 
-def mm_token_type_ids(ids: Tensor, placeholder: int, features: Mapping[str, Tensor]) -> Tensor:
-    """1 where the picture stands, 0 for text: Qwen2.5-VL takes its 3D positions from there."""
+def said_types(ids: Tensor, placeholder: int, features: Mapping[str, Tensor], said: int) -> Tensor:
+    """0 for the prompt, whose tokens attend in both directions in PaliGemma, 1 for the answer."""
+    kinds = torch.zeros_like(ids)
+    kinds[:, ids.shape[1] - said :] = 1
+    return kinds
+
+
+def picture_types(
+    ids: Tensor, placeholder: int, features: Mapping[str, Tensor], said: int
+) -> Tensor:
+    """1 where the picture stands, 0 for text: where positions or directions are others."""
     return (ids == placeholder).long()
 
 
-def cross_attention_mask(ids: Tensor, placeholder: int, features: Mapping[str, Tensor]) -> Tensor:
+def read_tiles(ids: Tensor, placeholder: int, features: Mapping[str, Tensor], said: int) -> Tensor:
     """1 where a token reads a tile: the picture's own tiles, from its placeholder on.
 
     [rows, tokens, 1, max_tiles]; features' aspect_ratio_mask: [rows, 1, max_tiles].
@@ -31,8 +38,8 @@ def cross_attention_mask(ids: Tensor, placeholder: int, features: Mapping[str, T
     return (reads[:, :, None, None] & tiles[:, None, None, :]).long()
 
 
-EXTRAS: dict[str, Callable[[Tensor, int, Mapping[str, Tensor]], Tensor]] = {
-    "token_type_ids": token_type_ids,
-    "mm_token_type_ids": mm_token_type_ids,
-    "cross_attention_mask": cross_attention_mask,
+EXTRAS: dict[str, Extra] = {
+    "said_types": said_types,
+    "picture_types": picture_types,
+    "read_tiles": read_tiles,
 }

@@ -5,7 +5,9 @@ A new family is a new record; module names are looked up in the loaded model, ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lmmsteer.errors import LmmsteerError
 
@@ -19,11 +21,14 @@ class Family:
     outputs are added to the residual stream; the first pair of which both exist is taken.
     projector: paths to the module that turns vision features into what the decoder reads.
     image_token: the picture's placeholder, empty where no place in the prompt is the picture's.
+    place: what a template writes where the picture goes, if not the placeholder; around: what
+    stands before and behind the placeholders there.
     template: what a checkpoint without a chat template is shown; {bos} is the tokenizer's own.
-    features: what a prepared picture consists of. extras: inputs beside ids, mask and features, by
-    their names in lmmsteer/models/extras.py; those this transformers does not take are left out.
-    first_id, last_id: names in the text config of the token that begins every input (in the place
-    of the tokenizer's own) and of the one that ends an answer, where the family has such.
+    features: what a prepared picture consists of. preparing: what the image processor is told,
+    as transformers' own processor of the family does. extras: inputs beside ids, mask and features,
+    each with its function in lmmsteer/models/extras.py; those this transformers does not take are
+    left out. first_id, last_id: names in the text config of the token that begins every input (in
+    the place of the tokenizer's own) and of the one that ends an answer, where the family has such.
     from_parts: the processor is put together from tokenizer and image processor.
     pre_norm_residual: blocks add to a residual stream that can be ablated. picture_in_residual:
     the picture's tokens are rows of it, in the placeholders' places.
@@ -36,8 +41,11 @@ class Family:
     projector: tuple[str, ...]
     image_token: str
     template: str
+    place: str = ""
+    around: tuple[str, str] = ("", "")
     features: tuple[str, ...] = ("pixel_values",)
-    extras: tuple[str, ...] = ()
+    preparing: tuple[tuple[str, Any], ...] = ()
+    extras: tuple[tuple[str, str], ...] = ()
     first_id: str = ""
     last_id: str = ""
     from_parts: bool = False
@@ -69,7 +77,7 @@ MLLAMA = Family(
     image_token="<|image|>",
     template="<|image|>{bos}{prompt}",
     features=("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask"),
-    extras=("cross_attention_mask",),
+    extras=(("cross_attention_mask", "read_tiles"),),
     picture_in_residual=False,
 )
 
@@ -85,7 +93,7 @@ QWEN2_5_VL = Family(
         "<|vision_start|><|image_pad|><|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
     ),
     features=("pixel_values", "image_grid_thw"),
-    extras=("mm_token_type_ids",),
+    extras=(("mm_token_type_ids", "picture_types"),),
     from_parts=True,
 )
 
@@ -102,7 +110,7 @@ PALIGEMMA = Family(
     projector=("model.multi_modal_projector", "multi_modal_projector"),
     image_token="<image>",
     template="<image>{bos}{prompt}\n",
-    extras=("token_type_ids",),
+    extras=(("token_type_ids", "said_types"),),
     from_parts=True,
 )
 
@@ -132,7 +140,95 @@ CLIPCAP = Family(
     from_parts=True,
 )
 
-FAMILIES = {family.name: family for family in (LLAVA, MLLAMA, QWEN2_5_VL, PALIGEMMA, BLIP, CLIPCAP)}
+# Features of early layers of the vision tower are added behind the decoder's first blocks.
+QWEN3_VL = Family(
+    name="qwen3_vl",
+    model_types=("qwen3_vl",),
+    layers=("model.language_model.layers",),
+    writes=(("self_attn", "mlp"),),
+    projector=("model.visual.merger",),
+    image_token="<|image_pad|>",
+    template=(
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{prompt}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    ),
+    features=("pixel_values", "image_grid_thw"),
+    extras=(("mm_token_type_ids", "picture_types"),),
+    from_parts=True,
+)
+
+# The picture's tokens see each other in both directions, all others what stands before them.
+GEMMA3 = Family(
+    name="gemma3",
+    model_types=("gemma3",),
+    layers=("model.language_model.layers", "language_model.model.layers"),
+    writes=(("post_attention_layernorm", "post_feedforward_layernorm"),),
+    projector=("model.multi_modal_projector", "multi_modal_projector"),
+    image_token="<image_soft_token>",
+    place="<start_of_image>",
+    around=("\n\n<start_of_image>", "<end_of_image>\n\n"),
+    template=(
+        "{bos}<start_of_turn>user\n<start_of_image>{prompt}<end_of_turn>\n<start_of_turn>model\n"
+    ),
+    preparing=(("do_convert_rgb", True), ("do_pan_and_scan", False)),
+    extras=(("token_type_ids", "picture_types"),),
+    from_parts=True,
+)
+
+LLAVA_ONEVISION = Family(
+    name="llava_onevision",
+    model_types=("llava_onevision",),
+    layers=("model.language_model.layers", "language_model.model.layers"),
+    writes=(("self_attn", "mlp"),),
+    projector=("model.multi_modal_projector", "multi_modal_projector"),
+    image_token="<image>",
+    template="<|im_start|>user <image>\n{prompt}<|im_end|><|im_start|>assistant\n",
+    features=("pixel_values", "image_sizes"),
+    from_parts=True,
+)
+
+INTERNVL = Family(
+    name="internvl",
+    model_types=("internvl",),
+    layers=("model.language_model.layers", "language_model.model.layers"),
+    writes=(("self_attn", "mlp"),),
+    projector=("model.multi_modal_projector", "multi_modal_projector"),
+    image_token="<IMG_CONTEXT>",
+    around=("<img>", "</img>"),
+    template=("<|im_start|>user\n<IMG_CONTEXT>\n{prompt}<|im_end|>\n<|im_start|>assistant\n"),
+    preparing=(("crop_to_patches", True),),
+    from_parts=True,
+)
+
+SMOLVLM = Family(
+    name="smolvlm",
+    model_types=("smolvlm",),
+    layers=("model.text_model.layers",),
+    writes=(("self_attn", "mlp"),),
+    projector=("model.connector",),
+    image_token="<image>",
+    template="<|im_start|>User:<image>{prompt}<end_of_utterance>\nAssistant:",
+    features=("pixel_values", "pixel_attention_mask"),
+    preparing=(("return_row_col_info", True),),
+    from_parts=True,
+)
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        LLAVA,
+        MLLAMA,
+        QWEN2_5_VL,
+        PALIGEMMA,
+        BLIP,
+        CLIPCAP,
+        QWEN3_VL,
+        GEMMA3,
+        LLAVA_ONEVISION,
+        INTERNVL,
+        SMOLVLM,
+    )
+}
 
 # Width and depth that a config leaves out where they are its class's own: by the type of the text
 # config, or of the whole one where the text config does not tell.
@@ -151,7 +247,25 @@ TEXT_DEFAULTS = {
     "blip_text_model": (768, 12),
     "blip": (768, 12),
     "gpt2": (768, 12),
+    "qwen3_vl_text": (4096, 32),
+    "qwen3_vl": (4096, 32),
+    "gemma3_text": (2304, 26),
+    "gemma3": (2304, 26),
+    "qwen3": (4096, 32),
 }
+
+# Layers of the vision tower that a decoder reads besides the last, where a config leaves them out.
+DEEPSTACK = {"qwen3_vl": 3}
+
+
+def feature_levels(config: Mapping[str, Any]) -> int:
+    """How many features of a picture's token stand side by side, each d_model wide: config.json's.
+
+    One, but for models whose decoder also reads earlier layers of the vision tower (deepstack).
+    """
+    default = range(DEEPSTACK.get(str(config.get("model_type")), 0))
+    vision = config.get("vision_config") or {}
+    return 1 + len(vision.get("deepstack_visual_indexes", default))
 
 
 def family_of(model_type: str, asked: str = "auto") -> Family:
@@ -169,6 +283,11 @@ def family_of(model_type: str, asked: str = "auto") -> Family:
     for family in FAMILIES.values():
         if model_type in family.model_types:
             return family
+    if model_type == "internvl_chat":
+        raise LmmsteerError(
+            "This InternVL checkpoint brings code of its own, which is not run.",
+            "Name the one in transformers' layout: model.path=OpenGVLab/InternVL3-8B-hf",
+        )
     raise LmmsteerError(
         f"Models of type {model_type!r} are not supported; families known: {', '.join(FAMILIES)}.",
         "Name a checkpoint of a known family, or set model.family=NAME if it has the same layout",

@@ -21,8 +21,9 @@ from lmmsteer.device import DTYPES, Device
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.models import files
 from lmmsteer.models.extras import EXTRAS
-from lmmsteer.models.families import Family, family_of
+from lmmsteer.models.families import Family, family_of, feature_levels
 from lmmsteer.models.loading import ending_ids, read_processor, read_weights
+from lmmsteer.models.parts import Parts
 
 Place = Literal["block_input", "attention", "mlp"]
 
@@ -38,10 +39,14 @@ class ResidualPoint:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPicture:
-    """A picture as the vision tower takes it; tokens: its placeholders in the prompt."""
+    """A picture as the vision tower takes it.
+
+    tokens: its placeholders in the prompt; shown: what stands there, they and what is around them.
+    """
 
     features: dict[str, Tensor]
     tokens: int
+    shown: str
 
     def noise(self, name: str) -> PreparedPicture:
         """The same with standard normal noise for pixels, the same for the same name everywhere."""
@@ -79,11 +84,27 @@ class Lmm:
     def image_token(self) -> str:
         return str(getattr(self.processor, "image_token", None) or self.family.image_token)
 
+    @property
+    def place(self) -> str:
+        """What a template writes where the picture goes."""
+        return self.family.place or self.image_token
+
     @cached_property
     def image_token_id(self) -> int:
-        """The placeholder's token id; -1 where no place in the prompt is the picture's."""
-        token = self.image_token
-        return int(self.tokenizer.convert_tokens_to_ids(token)) if token else -1
+        """The placeholder's token id; -1 where no place in the prompt is the picture's.
+
+        Raises: LmmsteerError where the tokenizer does not know the placeholder.
+        """
+        token, tokenizer = self.image_token, self.tokenizer
+        if not token:
+            return -1
+        found = tokenizer.convert_tokens_to_ids(token)
+        if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+            raise LmmsteerError(
+                f"The tokenizer of {self.name} does not know the picture's placeholder {token}.",
+                "Save the model's own tokenizer beside it (processor.save_pretrained(folder))",
+            )
+        return int(found)
 
     @cached_property
     def decoder(self) -> Any:
@@ -95,6 +116,11 @@ class Lmm:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def feature_levels(self) -> int:
+        """How many features of a picture's token stand side by side, each d_model wide."""
+        return feature_levels(self.model.config.to_dict())
 
     @property
     def vocab_size(self) -> int:
@@ -163,38 +189,42 @@ class Lmm:
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         turns = [{"role": "user", "content": content}]
         text = str(self.processor.apply_chat_template(turns, add_generation_prompt=True))
-        if self.image_token not in text:
+        if self.place not in text:
             raise LmmsteerError(
-                f"The chat template of {self.name} has no place for the picture "
-                f"({self.image_token}).",
+                f"The chat template of {self.name} has no place for the picture ({self.place}).",
                 "Mend chat_template.jinja in the model's folder, or remove it to use the family's",
             )
         return text
 
     def refusal(self, prompt: str) -> str | None:
         """Why a prompt cannot be shown, or None: the picture's placeholder may not stand in it."""
-        if self.image_token and self.image_token in prompt:
-            return f"the prompt contains the picture's placeholder {self.image_token}"
+        for token in (self.image_token, self.place):
+            if token and token in prompt:
+                return f"the prompt contains the picture's placeholder {token}"
         return None
 
     def prepare(self, picture: Image.Image) -> PreparedPicture:
         """Resize and normalise one picture; the processor also says how many tokens it takes."""
-        made = self.processor(text=self.image_token, images=picture, return_tensors="pt")
+        made = self.processor(text=self.place, images=picture, return_tensors="pt")
         tokens = int((made["input_ids"] == self.image_token_id).sum()) if self.image_token else 0
-        return PreparedPicture({name: made[name] for name in self.family.features}, tokens)
+        features = {name: made[name] for name in self.family.features}
+        shown = self.image_token * tokens
+        if isinstance(self.processor, Parts):
+            shown = self.processor.shown(made)
+        return PreparedPicture(features, tokens, shown)
 
-    def token_ids(self, prompt: str, picture_tokens: int) -> list[int]:
-        """The input ids of one row.
+    def token_ids(self, prompt: str, shown: str) -> list[int]:
+        """The input ids of one row. shown: what stands in the picture's place.
 
         Where the text begins with the BOS token, before or behind the picture, there is no second.
         """
-        text, placeholder = self.render(prompt), self.image_token
+        text, place = self.render(prompt), self.place
         if self.family.first_id:
             first = getattr(self.model.config.get_text_config(), self.family.first_id)
             return [int(first), *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
         bos = self.tokenizer.bos_token
-        has_bos = bool(bos) and text.removeprefix(placeholder).startswith(bos)
-        text = text.replace(placeholder, placeholder * picture_tokens, 1)
+        has_bos = bool(bos) and text.removeprefix(place).startswith(bos)
+        text = text.replace(place, shown, 1)
         return self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
 
     def without_picture(self, ids: Sequence[int], stream: str) -> list[int]:
@@ -210,13 +240,16 @@ class Lmm:
         self, prompt: str, picture: PreparedPicture, stream: str, said: Sequence[int] = ()
     ) -> BatchFeature:
         """Inputs of one row as a contrast stream is shown it, and what was said behind it."""
-        ids = self.without_picture(self.token_ids(prompt, picture.tokens), stream)
+        ids = self.without_picture(self.token_ids(prompt, picture.shown), stream)
+        return self.row_inputs(ids, picture.features if stream == "noise" else {}, said)
+
+    def row_inputs(
+        self, ids: Sequence[int], features: dict[str, Tensor], said: Sequence[int] = ()
+    ) -> BatchFeature:
+        """Inputs of one row from its prompt's token ids, and what was said behind it."""
         text = torch.tensor([[*ids, *said]])
-        features = picture.features if stream == "noise" else {}
-        batch = self._batch({"input_ids": text, "attention_mask": torch.ones_like(text)}, features)
-        if "token_type_ids" in batch:  # What is said is no part of the prompt.
-            batch["token_type_ids"][:, len(ids) :] = 1
-        return batch
+        mask = torch.ones_like(text)
+        return self._batch({"input_ids": text, "attention_mask": mask}, features, len(said))
 
     def inputs(
         self,
@@ -234,32 +267,45 @@ class Lmm:
         distinct = {id(picture): picture for picture in pictures}.values()
         known = {id(p): p if isinstance(p, PreparedPicture) else self.prepare(p) for p in distinct}
         prepared = [known[id(picture)] for picture in pictures]
-        wanted = {(p, q.tokens) for p, q in zip(prompts, prepared, strict=True)}
+        wanted = {(p, q.shown) for p, q in zip(prompts, prepared, strict=True)}
         ids = {key: self.token_ids(*key) for key in wanted}
         if blind:
             ids = {key: self.without_picture(found, "removed") for key, found in ids.items()}
-        rows = [ids[p, q.tokens] for p, q in zip(prompts, prepared, strict=True)]
-        features = {
-            name: torch.cat([picture.features[name] for picture in prepared])
-            for name in prepared[0].features
-            if not blind
-        }
+        rows = [ids[p, q.shown] for p, q in zip(prompts, prepared, strict=True)]
         text = _left_padded(rows, self.tokenizer.pad_token_id)
-        return self._batch(text, features)
+        return self._batch(text, {} if blind else joined(prepared))
 
-    def _batch(self, text: dict[str, Tensor], features: dict[str, Tensor]) -> BatchFeature:
+    def _batch(
+        self, text: dict[str, Tensor], features: dict[str, Tensor], said: int = 0
+    ) -> BatchFeature:
         more = {
-            name: EXTRAS[name](text["input_ids"], self.image_token_id, features)
-            for name in self._extras
+            name: EXTRAS[function](text["input_ids"], self.image_token_id, features, said)
+            for name, function in self._extras
             if features or name != "cross_attention_mask"
         }
         batch = BatchFeature({**text, **features, **more})
         return batch.to(self.device.torch_device(), self.dtype)
 
     @cached_property
-    def _extras(self) -> list[str]:
+    def _extras(self) -> list[tuple[str, str]]:
         taken = inspect.signature(self.model.forward).parameters
-        return [name for name in self.family.extras if name in taken]
+        return [extra for extra in self.family.extras if extra[0] in taken]
+
+
+def joined(pictures: Sequence[PreparedPicture]) -> dict[str, Tensor]:
+    """Pictures' features as a model takes them; those of fewer tiles are filled up with zeros."""
+    names = pictures[0].features
+    return {name: _joined([picture.features[name] for picture in pictures]) for name in names}
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    if len({tensor.shape[1:] for tensor in tensors}) == 1:
+        return torch.cat(list(tensors))
+    most = max(tensor.shape[1] for tensor in tensors)
+    filled = [
+        torch.cat([x, x.new_zeros(len(x), most - x.shape[1], *x.shape[2:])], 1) for x in tensors
+    ]
+    return torch.cat(filled)
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoImageProcessor,
@@ -16,41 +17,33 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.models.blip import Captioner
 from lmmsteer.models.clipcap import ClipCap
 from lmmsteer.models.families import Family
+from lmmsteer.models.files import config
 from lmmsteer.models.parts import Parts, chat_template
 from lmmsteer.models.qwen import follow_own_rows
+from lmmsteer.models.shown import SHOWN
 
 CLASSES = {"blip": Captioner, "clipcap": ClipCap}
-
-
-def _merged(_: Any, image_processor: Any, features: Any) -> int:
-    return int(features["image_grid_thw"].prod()) // image_processor.merge_size**2
-
-
-def _patches(model: Any, _: Any, features: Any) -> int:
-    vision = model.config.vision_config
-    return (vision.image_size // vision.patch_size) ** 2
-
-
-# Placeholders that a picture takes in the prompt.
-COUNTS = {
-    "qwen2_5_vl": _merged,
-    "paligemma": _patches,
-    "blip": lambda *_: 0,
-    "clipcap": lambda model, *_: model.prefix_length,
-}
 
 
 def read_weights(folder: Path, dtype: torch.dtype, family: Family) -> Any:
     """The model of a folder, every weight of it read.
 
-    Raises: LmmsteerError where weights are damaged, or the folder leaves some of its config's out.
+    Raises: LmmsteerError where weights are damaged, the folder leaves some of its config's out, or
+    this transformers does not have the model.
     """
+    kind = str(config(folder).get("model_type"))
+    if family.name not in CLASSES and kind not in CONFIG_MAPPING:
+        raise LmmsteerError(
+            f"transformers {transformers.__version__} does not have models of type {kind}.",
+            "pip install --upgrade transformers",
+        )
     # `torch_dtype` is understood by transformers 4 and 5; 5 calls it `dtype`.
     try:
         with quiet():
@@ -98,9 +91,15 @@ def _parts(folder: Path, model: Any, family: Family) -> Parts:
     inner = ("gpt2", "clip") if family.name == "clipcap" else ("", "")
     tokenizer = AutoTokenizer.from_pretrained(folder / inner[0], local_files_only=True)
     image_processor = _image_processor(folder / inner[1])
-    template = chat_template(folder, tokenizer) if family.name == "qwen2_5_vl" else None
-    count = partial(COUNTS[family.name], model, image_processor)
-    return Parts(tokenizer, image_processor, family.image_token, template, count)
+    return Parts(
+        tokenizer,
+        image_processor,
+        family.image_token,
+        family.place or family.image_token,
+        chat_template(folder, tokenizer),
+        partial(SHOWN[family.name], model, family),
+        dict(family.preparing),
+    )
 
 
 def _has_class_token(model: Any) -> bool:

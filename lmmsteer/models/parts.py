@@ -22,14 +22,17 @@ from lmmsteer.models.files import read_json
 class Parts:
     """Does with one text and one picture what transformers' processors do.
 
-    count: how many placeholders a picture takes in the text, from its features.
+    place: what the text has where the picture goes; shown: what stands there in the end, from what
+    the image processor says. preparing: what that is told.
     """
 
     tokenizer: Any
     image_processor: Any
     image_token: str
+    place: str
     chat_template: str | None
-    count: Callable[[Mapping[str, Tensor]], int]
+    shown: Callable[[Mapping[str, Tensor]], str]
+    preparing: Mapping[str, Any]
 
     def apply_chat_template(self, turns: list[dict[str, Any]], **kwargs: Any) -> str:
         """The turns as text, the picture's placeholder once."""
@@ -37,10 +40,11 @@ class Parts:
         return str(self.tokenizer.apply_chat_template(turns, **template, **kwargs))
 
     def __call__(self, text: str, images: Image.Image, return_tensors: str) -> BatchFeature:
-        """One text with its placeholder repeated, and the picture's features."""
-        features = self.image_processor(images=images, return_tensors=return_tensors)
-        if self.image_token:
-            text = text.replace(self.image_token, self.image_token * self.count(features), 1)
+        """One text with the picture's tokens in its place, and the picture's features."""
+        how = {"return_tensors": return_tensors, **self.preparing}
+        features = self.image_processor(images=images, **how)
+        if self.place:
+            text = text.replace(self.place, self.shown(features), 1)
         # A text of nothing but a picture of no tokens is none: a tokenizer gives it a float dtype.
         ids = self.tokenizer(text, return_tensors=return_tensors) if text else {}
         return BatchFeature({**ids, **features})

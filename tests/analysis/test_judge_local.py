@@ -215,7 +215,7 @@ def test_a_question_about_a_text_is_asked_without_the_picture(engine: Any) -> No
     lmm = tiny_lmm()
     expected = []
     for prompt in PROMPTS:
-        ids = [t for t in lmm.token_ids(prompt, 1) if t != lmm.image_token_id]
+        ids = [t for t in lmm.token_ids(prompt, lmm.image_token) if t != lmm.image_token_id]
         batch = torch.tensor([ids])
         out = model.generate(
             input_ids=batch,

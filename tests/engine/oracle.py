@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
+from tests.engine.oracle_recent import RECENT_ORACLES
 from tests.tiny import image_processor_class
 
 
@@ -251,6 +252,7 @@ ORACLES = {
     "blip": Blip,
     "clipcap": ClipCap,
     "clipcap_transformer": ClipCap,
+    **RECENT_ORACLES,
 }
 
 

@@ -274,7 +274,7 @@ def test_a_models_costs_are_counted_as_by_hand():
         attention=2 * 32,
     )
     load = counting.load(lmm(), workload(OPTIONS), 15)
-    whole = [len(lmm().token_ids(prompt, 16)) for prompt in OPTIONS.prompts.values()]
+    whole = [len(lmm().token_ids(prompt, "<image>" * 16)) for prompt in OPTIONS.prompts.values()]
     assert [load.prefix + suffix for suffix in load.suffixes] == whole * 2
     assert load.prefix > 16
 

@@ -145,5 +145,5 @@ def test_a_pictures_key_is_its_pixels_its_model_and_the_dtype():
 def test_pixels_of_equal_bytes_in_another_shape_are_another_picture():
     cache, lmm = FeatureCache(), tiny_lmm()
     pixels = torch.from_numpy(np.arange(12, dtype=np.float32))
-    one, two = (PreparedPicture({"p": pixels.view(s)}, 1) for s in ((3, 4), (4, 3)))
+    one, two = (PreparedPicture({"p": pixels.view(s)}, 1, "") for s in ((3, 4), (4, 3)))
     assert cache.key(lmm, one) != cache.key(lmm, two)

@@ -68,7 +68,7 @@ def test_as_many_slots_as_memory_has_room_for_in_sixteens(name):
     lmm = tiny_family_lmm(name)
     token, cross = token_bytes(lmm)
     photograph = lmm.prepare(photographs()["astronaut"].resize((1024, 768)))
-    ids = lmm.token_ids("", photograph.tokens)
+    ids = lmm.token_ids("", photograph.shown)
     # Tokens of the prefix; the picture's own keys; slots to a lane.
     placeholders = [at for at, token in enumerate(ids) if token == lmm.image_token_id]
     prefix, own_keys, shared = {

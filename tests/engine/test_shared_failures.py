@@ -41,7 +41,7 @@ def mend(lmm, token):
 
 def told_once():
     """A token that one row says in its middle, which no prompt holds; the row and the step."""
-    shown = {t for prompt in PROMPTS for t in tiny_lmm().token_ids(prompt, 1)}
+    shown = {t for prompt in PROMPTS for t in tiny_lmm().token_ids(prompt, "<image>")}
     for row, answer in enumerate(unsteered()):
         others = {t for other in unsteered()[:row] + unsteered()[row + 1 :] for t in other}
         for step, token in enumerate(answer[:-2]):
@@ -72,8 +72,8 @@ def test_a_row_that_stops_being_finite_fails_at_that_step_and_alone(slots, stric
 
 
 def test_a_prompt_that_is_not_finite_fails_on_every_picture_and_alone():
-    own = set(tiny_lmm().token_ids(PROMPTS[2], 1))
-    others = {t for prompt in PROMPTS[:2] for t in tiny_lmm().token_ids(prompt, 1)}
+    own = set(tiny_lmm().token_ids(PROMPTS[2], "<image>"))
+    others = {t for prompt in PROMPTS[:2] for t in tiny_lmm().token_ids(prompt, "<image>")}
     said = {t for answer in unsteered() for t in answer}
     token = min(own - others - said)
     lmm, engine = broken(token), Shared(7)

@@ -31,6 +31,7 @@ from tests.engine.test_families import (
 from tests.engine.test_hooks import orthonormal
 from tests.tiny import photographs
 from tests.tiny_families import NAMES, tiny_family, tiny_family_lmm
+from tests.tiny_recent import RECENT
 
 ALL = ["llava", *(name for name in NAMES if name != "paligemma2")]  # Its window is too short.
 STEERED = [name for name in ALL if name != "blip"]
@@ -119,15 +120,20 @@ def test_each_layer_is_ablated_along_its_own_directions_picture_by_picture(name)
     assert told(Reference(3), name, edit, requests) == wanted
 
 
-def projector(plain):
+def edited(plain, scale, shift):
+    """Hooks that change the picture's features in a model opened by hand."""
+    if hasattr(plain, "edit_features"):
+        return plain.edit_features(scale, shift)
     inner = plain.model.model
-    return inner.visual.merger if hasattr(inner, "visual") else inner.multi_modal_projector
+    projector = inner.visual.merger if hasattr(inner, "visual") else inner.multi_modal_projector
+    return [projector.register_forward_hook(lambda _, __, f: f * scale + shift)]
 
 
 @cache
 def change(name):
-    generator = torch.Generator().manual_seed(3)
-    scale, shift = torch.rand(2, tiny_family_lmm(name).d_model, generator=generator)
+    generator, lmm = torch.Generator().manual_seed(3), tiny_family_lmm(name)
+    width = Shared().features(lmm, [lmm.prepare(photographs()["cat"])])[0].shape[-1]
+    scale, shift = torch.rand(2, width, generator=generator)
     return (scale > 0.3).float(), shift * (scale < 0.3)
 
 
@@ -141,11 +147,7 @@ def test_a_feature_edit_is_a_change_of_what_the_projector_says(name, engine, mon
         monkeypatch.setattr(plain, "prefix", lambda picture: before(picture) * scale + shift)
         wanted = by_oracle(name, requests, lambda _: [])
     else:
-        wanted = by_oracle(
-            name,
-            requests,
-            lambda p: [projector(p).register_forward_hook(lambda _, __, f: f * scale + shift)],
-        )
+        wanted = by_oracle(name, requests, lambda p: edited(p, scale, shift))
     assert wanted != expected(name, 0)[:4]
     edit = Edit(features=FeatureEdit(scale, shift))
     assert told(engine(3), name, edit, requests) == wanted
@@ -167,7 +169,7 @@ def test_directions_are_refused_where_there_is_no_residual_stream(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", ["llava", "mllama", "paligemma", "blip", "clipcap"])
+@pytest.mark.parametrize("name", ["llava", "mllama", "paligemma", "blip", "clipcap", *RECENT])
 def test_a_bias_is_added_to_the_logits_of_every_step(name, engine):
     plain = opened(name)
     head = plain.model.text_decoder.cls if name == "blip" else plain.model.lm_head

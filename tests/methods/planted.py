@@ -28,6 +28,7 @@ MODEL = SimpleNamespace(
     revision=None,
     d_model=D,
     n_layers=2,
+    feature_levels=1,
     vocab_size=100,
     tokenizer_digest="0",
 )

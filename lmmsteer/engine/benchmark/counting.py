@@ -67,7 +67,9 @@ def _vision_flop(lmm: Lmm, picture: PreparedPicture) -> float:
         lmm.model(**inputs, use_cache=False)
     counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     decoder = sum(
-        flop for name, flop in counted.items() if name.endswith((".language_model", ".lm_head"))
+        flop
+        for name, flop in counted.items()
+        if name.endswith((".language_model", ".text_model", ".lm_head"))
     )
     return float(counted["Global"] - decoder)
 
@@ -77,7 +79,7 @@ def load(lmm: Lmm, work: Workload, slots: int) -> Load:
     picture = lmm.prepare(next(iter(work.pictures.values())))
     placeholder = lmm.tokenizer.convert_tokens_to_ids(lmm.image_token)
     prompts = list(dict.fromkeys(request.prompt for request in work.requests))
-    ids = [lmm.token_ids(prompt, picture.tokens) for prompt in prompts]
+    ids = [lmm.token_ids(prompt, picture.shown) for prompt in prompts]
     shared = max((at + 1 for at, token in enumerate(ids[0]) if token == placeholder), default=0)
     pictures = len({request.image_id for request in work.requests})
     prefixes, suffixes = pictures, [len(row) - shared for row in ids] * pictures

@@ -65,7 +65,7 @@ def decoder_of(lmm: Lmm) -> Any:
     if not hasattr(transformers, "ContinuousBatchingConfig"):
         raise LmmsteerError("this transformers has no ContinuousBatchingConfig")
     config = copy.deepcopy(lmm.model.config.get_text_config())
-    inner = lmm.model.model.language_model
+    inner = lmm.decoder
     try:
         with torch.device("meta"):
             alone: Any = AutoModelForCausalLM.from_config(config)
@@ -80,14 +80,15 @@ def decoder_of(lmm: Lmm) -> Any:
 def _prompts(lmm: Lmm, work: Workload) -> list[list[int]]:
     """Each row's token ids; random ones of its picture's own where the picture would stand."""
     placeholder = lmm.tokenizer.convert_tokens_to_ids(lmm.image_token)
-    filler, written = {}, []
+    filler, shown, written = {}, {}, []
     for number, (image_id, picture) in enumerate(work.pictures.items()):
         drawn = random.Random(number)
-        count = lmm.prepare(picture).tokens
-        filler[image_id] = [drawn.randrange(10, 300) for _ in range(count)]
+        prepared = lmm.prepare(picture)
+        filler[image_id] = [drawn.randrange(10, 300) for _ in range(prepared.tokens)]
+        shown[image_id] = prepared.shown
     for request in work.requests:
         stand_in = iter(filler[request.image_id])
-        ids = lmm.token_ids(request.prompt, len(filler[request.image_id]))
+        ids = lmm.token_ids(request.prompt, shown[request.image_id])
         written.append([next(stand_in) if token == placeholder else token for token in ids])
     return written
 

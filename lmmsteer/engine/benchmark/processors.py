@@ -96,10 +96,12 @@ def qwen2_5_vl(config: Any) -> Any:
     words = tokenizer(config.text_config.vocab_size, "<|image_pad|>", more)
     pictures = Qwen2VLImageProcessorPil()
 
-    def count(features: Any) -> int:
-        return int(features["image_grid_thw"].prod()) // pictures.merge_size**2
+    pad = "<|image_pad|>"
 
-    return Parts(words, pictures, "<|image_pad|>", None, count)
+    def shown(features: Any) -> str:
+        return pad * (int(features["image_grid_thw"].prod()) // pictures.merge_size**2)
+
+    return Parts(words, pictures, pad, pad, None, shown, {})
 
 
 def paligemma(config: Any) -> Any:

@@ -5,7 +5,7 @@ The prefix is what rows share: the text before the picture and the picture; a su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from lmmsteer.models.lmm import Lmm, PreparedPicture
+from lmmsteer.models.lmm import Lmm, PreparedPicture, joined
+
+FeatureChange = Callable[[Tensor], Tensor]
 
 
 class Decoding:
@@ -54,10 +56,31 @@ class Decoding:
 
     def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
         """The picture as the decoder takes it, [tokens, d_model] for each; one call for all."""
-        pixels = torch.cat([picture.features["pixel_values"] for picture in pictures])
-        found = lmm.model.model.get_image_features(pixels.to(lmm.device.torch_device(), lmm.dtype))
+        found = lmm.model.model.get_image_features(**self.seen(lmm, pictures))
         found = getattr(found, "pooler_output", found)  # transformers 4 hands back the features
         return [features.to(lmm.dtype) for features in found]
+
+    def seen(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> dict[str, Tensor]:
+        """Pictures as the vision tower takes them, on the device, pixels in the model's dtype."""
+        device = lmm.device.torch_device()
+        given = {name: tensor.to(device) for name, tensor in joined(pictures).items()}
+        return {**given, "pixel_values": given["pixel_values"].to(lmm.dtype)}
+
+    @contextmanager
+    def editing(self, lmm: Lmm, edit: FeatureChange) -> Iterator[None]:
+        """The model itself reads edited features, for the length of a `with` block.
+
+        Raises: LmmsteerError for a family without a projector.
+        """
+
+        def after(_: Any, __: tuple[Any, ...], output: Tensor) -> Tensor:
+            return edit(output)
+
+        handle = lmm.projector.register_forward_hook(after)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def split(self, lmm: Lmm, ids: Sequence[int]) -> int:
         """How many of a row's tokens are its prefix: all up to the last of the picture's."""
@@ -85,6 +108,17 @@ class Decoding:
         self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]
     ) -> Tensor:
         return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+
+    def sees(self, lmm: Lmm, ids: Tensor) -> Tensor | None:
+        """Which token of a prefix sees which, where `causal` does not say it all; else None.
+
+        ids: [prefixes, tokens] -> [prefixes, 1, tokens, tokens], True where it sees.
+        """
+        return None
+
+    def mask(self, lmm: Lmm, ids: Tensor) -> Any:
+        """The same for the decoder's own attention; None where that is its own affair."""
+        return None
 
     def valid(self, lmm: Lmm, picture: PreparedPicture) -> int:
         """Keys of the cross-attention layers that tokens behind the picture may see."""

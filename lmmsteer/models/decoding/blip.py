@@ -42,9 +42,7 @@ class Blip(Decoding):
         return frozenset(range(lmm.n_layers, 2 * lmm.n_layers))
 
     def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
-        pixels = torch.cat([picture.features["pixel_values"] for picture in pictures])
-        pixels = pixels.to(lmm.device.torch_device(), lmm.dtype)
-        return list(lmm.model.vision_model(pixel_values=pixels)[0])
+        return list(lmm.model.vision_model(**self.seen(lmm, pictures))[0])
 
     def split(self, lmm: Lmm, ids: Sequence[int]) -> int:
         return 1  # The decoder's first token; what it reads of the picture is the prompt's affair.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.models.mllama.modeling_mllama import _prepare_cross_attention_mask
 
 from lmmsteer.models.decoding.base import Decoding
-from lmmsteer.models.extras import cross_attention_mask, mm_token_type_ids
+from lmmsteer.models.extras import picture_types, read_tiles
 from lmmsteer.models.lmm import Lmm, PreparedPicture
 
 TRANSFORMERS_4 = version("transformers").startswith("4.")
@@ -21,12 +21,9 @@ TRANSFORMERS_4 = version("transformers").startswith("4.")
 class Qwen(Decoding):
     """Pictures of any size, three-axis rotary positions (M-RoPE)."""
 
-    def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
-        device = lmm.device.torch_device()
-        pixels = torch.cat([p.features["pixel_values"] for p in pictures]).to(device, lmm.dtype)
-        grid = torch.cat([p.features["image_grid_thw"] for p in pictures]).to(device)
-        found = lmm.model.model.get_image_features(pixels, grid)
-        return list(getattr(found, "pooler_output", found))
+    def mask(self, lmm: Lmm, ids: Tensor) -> Tensor:
+        """All ones: without any, transformers 4 takes such positions for texts packed in a row."""
+        return torch.ones_like(ids)
 
     def prefix_positions(
         self, lmm: Lmm, ids: Tensor, pictures: Sequence[PreparedPicture]
@@ -49,7 +46,7 @@ class Qwen(Decoding):
         grid = torch.cat([picture.features["image_grid_thw"] for picture in pictures])
         given: dict[str, Any] = {"image_grid_thw": grid.to(ids.device)}
         if "mm_token_type_ids" in inspect.signature(rule).parameters:
-            given["mm_token_type_ids"] = mm_token_type_ids(ids, lmm.image_token_id, {})
+            given["mm_token_type_ids"] = picture_types(ids, lmm.image_token_id, {}, 0)
         return rule(ids, **given)[0]
 
 
@@ -66,10 +63,11 @@ class PaliGemma(Decoding):
 
     def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
         """The projector's own, which transformers 4 hands out scaled."""
-        pixels = torch.cat([picture.features["pixel_values"] for picture in pictures])
-        tower = lmm.model.model.vision_tower
-        seen = tower(pixels.to(lmm.device.torch_device(), lmm.dtype)).last_hidden_state
+        seen = lmm.model.model.vision_tower(**self.seen(lmm, pictures)).last_hidden_state
         return list(lmm.projector(seen))
+
+    def mask(self, lmm: Lmm, ids: Tensor) -> Tensor:
+        return torch.zeros(len(ids), 1, *ids.shape[1:] * 2, dtype=lmm.dtype, device=ids.device)
 
     def prefix(
         self,
@@ -105,10 +103,7 @@ class Mllama(Decoding):
 
     def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
         """Projected states of all tiles, padding too: [tiles * patches, d_model] for each."""
-        device, names = lmm.device.torch_device(), lmm.family.features
-        given = {name: torch.cat([p.features[name] for p in pictures]).to(device) for name in names}
-        given["pixel_values"] = given["pixel_values"].to(lmm.dtype)
-        seen = lmm.model.model.vision_model(**given).last_hidden_state
+        seen = lmm.model.model.vision_model(**self.seen(lmm, pictures)).last_hidden_state
         return list(lmm.projector(seen).flatten(1, -2))
 
     def prefix(
@@ -122,7 +117,7 @@ class Mllama(Decoding):
             positions = self.prefix_positions(lmm, ids, pictures)
             return self.behind(lmm, ids, positions, torch.ones(len(ids), device=ids.device) > 0)
         tiles = {"aspect_ratio_mask": torch.cat([_tiles(picture) for picture in pictures])}
-        reads = cross_attention_mask(ids.cpu(), lmm.image_token_id, tiles).to(ids.device)
+        reads = read_tiles(ids.cpu(), lmm.image_token_id, tiles, 0).to(ids.device)
         mask, row_mask = _prepare_cross_attention_mask(reads, _patches(lmm), lmm.dtype)  # type: ignore[arg-type]
         return {
             "input_ids": ids,
@@ -167,6 +162,5 @@ class ClipCap(Decoding):
         return lmm.model.gpt.get_input_embeddings()
 
     def features(self, lmm: Lmm, pictures: Sequence[PreparedPicture]) -> list[Tensor]:
-        pixels = torch.cat([picture.features["pixel_values"] for picture in pictures])
-        seen = lmm.model.clip(pixel_values=pixels.to(lmm.device.torch_device(), lmm.dtype))
+        seen = lmm.model.clip(**self.seen(lmm, pictures))
         return list(lmm.projector(seen.image_embeds))
