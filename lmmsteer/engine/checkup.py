@@ -38,7 +38,7 @@ LOOKED_AT = 64  # Tokens of a prefix, first to last: enough to find one that see
 LEFT = {torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 # Rounding of calls of other shapes, |a - b| / |a| of a token's residual.
 APART = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-# How far the logit of an engine's token may stand below the likeliest, of that one's above the mean.
+# How far the logit of an engine's token may stand below the likeliest; that one's, above the mean.
 BELOW = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 

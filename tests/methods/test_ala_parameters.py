@@ -7,6 +7,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from analysis.vqa import FEMALE, MALE
 from lmmsteer.errors import LmmsteerError
 from lmmsteer.methods.ala import Ala
 from lmmsteer.methods.ala_cross import AlaCross
@@ -40,6 +41,13 @@ def test_a_preset_is_ala_with_other_parameters(name, differs):
     shown = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     assert shown.pop("uses") == "ala"
     assert Ala(**shown) == Ala(name=name, **differs)
+
+
+def test_the_shipped_lexicon_is_the_words_that_misgendering_is_detected_by():
+    shown = yaml.safe_load((CONF / "ala_n_lexicon.yaml").read_text())
+    assert shown["lexicon"] == {**dict.fromkeys(MALE, 1), **dict.fromkeys(FEMALE, -1)}
+    assert shown.pop("uses") == "ala"
+    assert not Ala(**shown).needs_artifact
 
 
 def test_a_lexicon_with_a_number_learns_nothing_and_takes_nothing_from_an_attribute():
