@@ -28,7 +28,7 @@ from lmmsteer.fleet import launcher
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 VERBS = {
-    "doctor": "checks device, Ray, storage, model files and extras, and says what mends them",
+    "doctor": "checks device, Ray, storage and extras, tries the model, and says what mends them",
     "demo-data": "draws the demo people and their labels into a folder",
     "manifest": "data set x prompts x seeds as Parquet parts",
     "plan": "cells, rows, shards, hours, bytes, price; loads no weights",

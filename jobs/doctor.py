@@ -73,7 +73,7 @@ def _look(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, True, check())
     except LmmsteerError as error:
-        return Finding(name, False, error.what, error.mend)
+        return Finding(name, False, " ".join(error.what.split()), error.mend)
 
 
 def _model_findings(asked: DoctorConfig) -> Iterator[Finding]:

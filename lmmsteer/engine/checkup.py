@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lmmsteer.device import Device
 from lmmsteer.engine.edit import Edit, ResidualEdit
@@ -24,11 +25,12 @@ from lmmsteer.engine.trial import (
     logits,
     prepared_for,
     recorded,
+    steps,
     within,
 )
 from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.models.decoding import DECODING
-from lmmsteer.models.lmm import Lmm, load
+from lmmsteer.models.lmm import Lmm, PreparedPicture, load
 from lmmsteer.schema import Request, Response, row_id
 
 QUESTION = "What is the person in the picture doing?"
@@ -36,9 +38,10 @@ TOKENS = 16
 LOOKED_AT = 64  # Tokens of a prefix, first to last: enough to find one that sees what is behind.
 # Share of a residual along a direction that is ablated: rounding leaves less.
 LEFT = {torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-# Rounding of calls of other shapes, |a - b| / |a| of a token's residual.
+# Rounding of calls of other shapes, |a - b| / |a| of residuals; none where shapes are the same.
 APART = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-# How far the logit of an engine's token may stand below the likeliest; that one's, above the mean.
+SAME = 1e-3
+# How far below the likeliest an engine's token may stand: a share of that one's lead on the mean.
 BELOW = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -77,7 +80,9 @@ def check_prompt(lmm: Lmm, picture: Image.Image) -> str:
             f"Set image_token_id to {known} in config.json, or save the model's own tokenizer "
             "beside it (processor.save_pretrained(folder))",
         )
-    text = lmm.render(QUESTION)
+    mend = "Mend chat_template.jinja in the model's folder, or remove it to use the family's"
+    with within(lmm.name, "The chat template", mend):
+        text = lmm.render(QUESTION)
     template = "chat template" if getattr(lmm.processor, "chat_template", None) else "template"
     for what, count in (
         (f"place for the picture ({lmm.place})", text.count(lmm.place) if lmm.place else 1),
@@ -86,7 +91,7 @@ def check_prompt(lmm: Lmm, picture: Image.Image) -> str:
         if count != 1:
             raise LmmsteerError(
                 f"The {template} of {lmm.name} has {count} times a {what}, not once.",
-                "Mend chat_template.jinja in the model's folder, or remove it to use the family's",
+                mend,
             )
     prepared = prepared_for(lmm, picture)
     ids = lmm.token_ids(QUESTION, prepared.shown)
@@ -126,7 +131,7 @@ def check_picture(lmm: Lmm, picture: Image.Image) -> str:
         )
     ids = lmm.token_ids(QUESTION, prepared.shown)
     seen, noise = (
-        logits(lmm, ids, shown)[-1] for shown in (prepared, prepared.noise("another picture"))
+        logits(lmm, ids, shown) for shown in (prepared, prepared.noise("another picture"))
     )
     if torch.equal(seen, noise):
         raise LmmsteerError(
@@ -176,41 +181,50 @@ def check_sharing(lmm: Lmm, picture: Image.Image) -> str:
     prefix as the shared engine computes it against both.
     Raises: LmmsteerError with the block where they part.
     """
-    decoding, prepared = DECODING[lmm.family.name], prepared_for(lmm, picture)
+    prepared = prepared_for(lmm, picture)
     ids = lmm.token_ids(QUESTION, prepared.shown)
-    said = ids[-3:]
-    whole, prefix = [*ids, *said], decoding.split(lmm, ids)
-    behind, count = whole[prefix:], len(ids)
-    at = sorted({*range(0, prefix, -(-prefix // LOOKED_AT)), prefix - 1})
-    kept = []
-    for row in (whole, whole[:prefix], [*whole[:prefix], *behind[1:], behind[0]]):
-        with recorded(lmm, at) as blocks:
-            logits(lmm, row[:count], prepared, row[count:])
-        kept.append(blocks)
-    alone, other = (apart(kept[0], blocks) for blocks in kept[1:])
-    for found, most in ((other, APART[torch.float32]), (alone, APART[lmm.dtype])):
-        worst = max(range(len(found)), key=found.__getitem__)
-        if found[worst] > most:
-            raise LmmsteerError(
-                f"The first {prefix} tokens of a row are said to be shared, but what block {worst} "
-                f"makes of them hangs on what stands behind ({found[worst]:.1%} apart).",
-                f"engine=reference shares nothing; the {lmm.family.name} line of "
-                "lmmsteer/models/decoding must say what the decoder's mask does",
-            )
-    if lmm.device.kind == "hpu":  # Nothing is shared there.
-        return f"{prefix} of {count} tokens; alone and before a prompt {max(alone):.1e} apart"
-    ours = apart(kept[0], engine_prefix(lmm, whole[:prefix], prepared, at))
-    if max(ours) > APART[lmm.dtype]:
-        worst = max(range(len(ours)), key=ours.__getitem__)
-        raise LmmsteerError(
-            f"The first {prefix} tokens of a row are shared, but engine=shared computes them "
-            f"otherwise than the model from block {worst} on ({ours[worst]:.1%} apart).",
-            f"Use engine=reference; mend the {lmm.family.name} line of lmmsteer/models/decoding",
+    count = DECODING[lmm.family.name].split(lmm, ids)
+    prefix, behind = ids[:count], ids[count:]
+    at = sorted({*range(0, count, -(-count // LOOKED_AT)), count - 1})
+    whole = _blocks(lmm, ids, prepared, at)
+    said = [f"{count} of {len(ids)} tokens"]
+    if behind:  # Else the whole prompt is shared, by its seeds.
+        alone = apart(whole, _blocks(lmm, prefix, prepared, at))
+        other = apart(whole, _blocks(lmm, [*prefix, *behind[1:], behind[0]], prepared, at))
+        leak = "is said to be shared, but {} of it hangs on what stands behind"
+        mend = (
+            f"engine=reference shares nothing; the {lmm.family.name} line of "
+            "lmmsteer/models/decoding must say what the decoder's mask does"
         )
-    return (
-        f"{prefix} of {count} tokens; alone and before a prompt they are {max(alone):.1e} apart, "
-        f"before another {max(other):.1e}, by engine=shared {max(ours):.1e}"
-    )
+        _near(other, SAME, lmm, count, leak, mend)
+        _near(alone, APART[lmm.dtype], lmm, count, leak, mend)
+        said.append(f"alone and before a prompt {max(alone):.1e} apart")
+        said.append(f"before another {max(other):.1e}")
+    if lmm.device.kind != "hpu":  # Nothing is shared there.
+        ours = apart(whole, engine_prefix(lmm, prefix, prepared, at))
+        wrong = "is shared, but {} of it is another in engine=shared than in the model"
+        mend = f"Use engine=reference; mend the {lmm.family.name} line of lmmsteer/models/decoding"
+        _near(ours, APART[lmm.dtype], lmm, count, wrong, mend)
+        said.append(f"in engine=shared {max(ours):.1e}")
+    return ", ".join(said)
+
+
+def _blocks(
+    lmm: Lmm, ids: Sequence[int], picture: PreparedPicture, at: Sequence[int]
+) -> list[Tensor]:
+    with recorded(lmm, at) as blocks:
+        logits(lmm, ids, picture)
+    return blocks
+
+
+def _near(found: list[float], most: float, lmm: Lmm, count: int, what: str, mend: str) -> None:
+    worst = max(range(len(found)), key=found.__getitem__)
+    if found[worst] > most:
+        raise LmmsteerError(
+            f"The beginning of a row of {lmm.name} ({count} tokens) "
+            f"{what.format(f'the output of block {worst}')} ({found[worst]:.1%} apart).",
+            mend,
+        )
 
 
 def check_answer(lmm: Lmm, picture: Image.Image, engine: Answers) -> str:
@@ -225,22 +239,18 @@ def check_answer(lmm: Lmm, picture: Image.Image, engine: Answers) -> str:
     if answer.error or answer.token_ids is None:
         raise RunFailed(f"The picture was not answered: {answer.error}.", RECORD)
     said, prepared = answer.token_ids, prepared_for(lmm, picture)
-    if lmm.image_token_id in said:  # A place that no picture fills; what follows is not asked for.
-        said = said[: said.index(lmm.image_token_id)]
     ids = lmm.token_ids(QUESTION, prepared.shown)
-    likely = logits(lmm, ids, prepared, said)
-    taken = likely[:-1].gather(1, torch.tensor(said, device=likely.device)[:, None])[:, 0]
-    if answer.finish_reason == "eos" and len(said) == len(answer.token_ids):
-        taken = torch.cat([taken, likely[-1:, list(lmm.eos_ids)].amax(-1)])
-    likely = likely[: len(taken)]
-    gap = ((likely.amax(-1) - taken) / (likely.amax(-1) - likely.mean(-1))).tolist()
-    if not gap:
-        raise RunFailed(f"{lmm.name} answers a picture with nothing but its placeholder.", RECORD)
+    likely = steps(lmm, ids, prepared, said)
+    taken = [z[token] for z, token in zip(likely, said, strict=False)]
+    if answer.finish_reason == "eos":
+        taken.append(likely[-1][list(lmm.eos_ids)].max())
+    pairs = zip(likely, taken, strict=False)
+    gap = [float((z.max() - one) / (z.max() - z.mean())) for z, one in pairs]
     if max(gap) > BELOW[lmm.dtype]:
         step = max(range(len(gap)), key=gap.__getitem__)
         raise LmmsteerError(
-            f"The engine's token {step + 1} is not the one that transformers' own forward pass "
-            f"makes likeliest ({gap[step]:.0%} below it).",
+            f"The engine's token {step + 1} is not the one that transformers' own generate "
+            f"finds likeliest ({gap[step]:.0%} below it).",
             "Use engine=reference, and mend the family's line in lmmsteer/models/decoding",
         )
     return f"{(answer.text or '')[:60]!r}, {len(gap)} tokens, each the model's own choice"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from lmmsteer.engine import attention
 from lmmsteer.engine.store import Lanes, Passing
@@ -27,22 +28,53 @@ def prepared_for(lmm: Lmm, picture: Image.Image) -> PreparedPicture:
         return lmm.prepare(picture)
 
 
-def logits(
-    lmm: Lmm, ids: Sequence[int], picture: PreparedPicture, said: Sequence[int] = ()
-) -> Tensor:
-    """transformers' own forward pass over one row, what follows the prompt and each token said.
-
-    [1 + said, vocab] float32.
-    """
-    inputs, keep = lmm.row_inputs(ids, picture.features, said), 1 + len(said)
+def logits(lmm: Lmm, ids: Sequence[int], picture: PreparedPicture) -> Tensor:
+    """transformers' own forward pass over one row: what follows it, [vocab] float32."""
+    inputs = lmm.row_inputs(ids, picture.features)
     knows = "logits_to_keep" in inspect.signature(lmm.model.forward).parameters
-    how = {"use_cache": False, **({"logits_to_keep": keep} if knows else {})}
-    with (
-        torch.inference_mode(),
-        remembered_positions(lmm.model),
-        within(lmm.name, "A forward pass"),
-    ):
-        return lmm.model(**inputs, **how).logits[0, -keep:].float()
+    how = {"use_cache": False, **({"logits_to_keep": 1} if knows else {})}
+    fresh = remembered_positions(lmm.model)
+    with torch.inference_mode(), fresh, within(lmm.name, "A forward pass"):
+        return lmm.model(**inputs, **how).logits[0, -1].float()
+
+
+def steps(
+    lmm: Lmm, ids: Sequence[int], picture: PreparedPicture, said: Sequence[int]
+) -> list[Tensor]:
+    """What transformers' own generate would choose each of these tokens and the next from.
+
+    Each is said whatever it would choose. [vocab] float32 for each step.
+    """
+    forced = _Forced(len(ids), said)
+    config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=1 + len(said),
+        pad_token_id=lmm.tokenizer.pad_token_id,
+    )
+    with torch.inference_mode(), within(lmm.name, "transformers' generate"):
+        lmm.model.generate(
+            **lmm.row_inputs(ids, picture.features),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([forced]),
+        )
+    return forced.seen
+
+
+class _Forced(LogitsProcessor):
+    """Lets generate say given tokens, and keeps what it would have chosen from."""
+
+    def __init__(self, length: int, said: Sequence[int]) -> None:
+        self.length, self.said = length, said
+        self.seen: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.length
+        self.seen.append(scores[0].float())
+        if step == len(self.said):
+            return scores
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self.said[step]] = 0.0
+        return forced
 
 
 def engine_prefix(
@@ -89,9 +121,10 @@ def recorded(lmm: Lmm, at: Sequence[int]) -> Iterator[list[Tensor]]:
 
 
 def apart(blocks: Sequence[Tensor], others: Sequence[Tensor]) -> list[float]:
-    """Block by block, how far the token that moved most did: |a - b| / |a|."""
+    """Block by block, how far tokens moved on average: |a - b| / |a|."""
     pairs = zip(blocks, others, strict=True)
-    return [float(((a - b).norm(dim=-1) / a.norm(dim=-1).clamp_min(1e-30)).max()) for a, b in pairs]
+    moved = [(a - b).norm(dim=-1) / a.norm(dim=-1).clamp_min(1e-30) for a, b in pairs]
+    return [float(tokens.mean()) for tokens in moved]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from lmmsteer.errors import LmmsteerError
 from lmmsteer.schema import Request, row_id
 from tests.engine.test_hooks import orthonormal
 from tests.tiny import photographs, tiny_lmm
-from tests.tiny_families import tiny_family_lmm
+from tests.tiny_families import NAMES, tiny_family_lmm
 
 TOKENS = 8
 GREEDY = Sampling(temperature=0, max_new_tokens=TOKENS)
@@ -38,10 +38,11 @@ def last_logits(lmm, inputs, said):
         given["cross_attention_mask"] = torch.cat(
             [reads, reads[:, -1:].expand(-1, len(said), -1, -1)], 1
         )
-    for name, new in (("mm_token_type_ids", 0), ("token_type_ids", 1)):
+    kinds = {"mm_token_type_ids": 0, "token_type_ids": int(lmm.family.name == "paligemma")}
+    for name, new in kinds.items():
         if name in inputs:
             given[name] = torch.cat([inputs[name], torch.full_like(more, new)], 1)
-    if lmm.family.name == "qwen2_5_vl":
+    if lmm.family.name.startswith("qwen"):
         lmm.model.model.rope_deltas = None  # Of the last call; a stream without picture has none.
     return lmm.model(**given).logits[0, -1].double()
 
@@ -92,7 +93,11 @@ CASES = [
     ("llava", Contrast(alpha=0.5, beta=0.0, streams=("removed", "unknown"))),
     ("qwen2_5_vl", Contrast()),
     ("paligemma", Contrast(beta=0.3)),
+    ("gemma3", Contrast()),
+    ("qwen3_vl", Contrast(streams=("noise",))),
+    ("smolvlm", Contrast(streams=("noise",))),
 ]
+CASES = [(name, contrast) for name, contrast in CASES if name in ("llava", *NAMES)]
 
 
 @pytest.mark.parametrize(

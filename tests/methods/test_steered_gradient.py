@@ -19,6 +19,7 @@ from lmmsteer.methods.words import spellings
 from lmmsteer.schema import Request, row_id
 from tests.engine import oracle
 from tests.tiny import photographs, tiny_llava
+from tests.tiny_families import NAMES as ALL
 from tests.tiny_families import tiny_family, tiny_family_lmm
 
 QUESTION = "What is the gender of the person?"
@@ -90,6 +91,18 @@ def of_autograd(family, picture, targets, *, epsilon, loss="mse", position="last
         _, after = forward()
     difference = after.detach() - before.detach()
     return difference / difference.norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("family", ["llava", *(name for name in ALL if name != "blip")])
+def test_the_pass_that_is_differentiated_says_what_the_model_says(family):
+    lmm, picture = tiny_family_lmm(family), photographs()["cat"]
+    prepared = lmm.prepare(picture)
+    ids = tuple(lmm.token_ids(QUESTION, prepared.shown))
+    own = gradient._Pass(lmm, ids, [prepared], Asked(QUESTION, (1,)), None)
+    with torch.no_grad():
+        found = own.decoding.logits(lmm, own._decode(own.u)[:, -1])
+        wanted = lmm.model(**lmm.inputs([QUESTION], [picture]), use_cache=False).logits[:, -1]
+    assert torch.allclose(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["mse", "kl", "column_ce"])

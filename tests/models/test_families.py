@@ -14,6 +14,7 @@ from lmmsteer.models.families import FAMILIES, TEXT_DEFAULTS
 from lmmsteer.models.lmm import load
 from tests.tiny import photographs
 from tests.tiny_families import NAMES, save_tiny, tiny_family, tiny_family_lmm
+from tests.tiny_recent import RECENT
 
 CAT = photographs()["cat"]
 
@@ -76,6 +77,26 @@ def test_what_each_family_is_shown():
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
         "<|vision_start|><|vision_end|>Is it day?<|im_end|>\n<|im_start|>assistant\n"
     )
+    user, end = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+    assert decoded["gemma3"] == (
+        "<bos><start_of_turn>user\n\n\n<start_of_image>"
+        + "<image_soft_token>" * 4
+        + "<end_of_image>\n\nIs it day?<end_of_turn>\n<start_of_turn>model\n"
+    )
+    assert decoded["internvl"] == f"{user}<img>{'<IMG_CONTEXT>' * 28}</img>\nIs it day?{end}"
+    assert decoded["llava_onevision"] == (
+        "<|im_start|>user " + "<image>" * 44 + "\nIs it day?<|im_end|><|im_start|>assistant\n"
+    )
+    tile, fake = "<image>" * 4, "<fake_token_around_image>"
+    row = "".join(f"{fake}<row_{{}}_col_{column}>{tile}" for column in (1, 2, 3)) + "\n"
+    assert decoded["smolvlm"] == (
+        f"<|im_start|>User:{row.format(1, 1, 1)}{row.format(2, 2, 2)}\n"
+        f"{fake}<global-img>{tile}{fake}"
+        "Is it day?<end_of_utterance>\nAssistant:"
+    )
+    if "qwen3_vl" in decoded:
+        eyes = f"<|vision_start|>{pad * 8}<|vision_end|>"
+        assert decoded["qwen3_vl"] == f"{user}{eyes}Is it day?{end}"
     assert decoded["clipcap"] == "<|endoftext|>" * 10 + "Is it day?"
     ids, dec = first_ids("blip", "Is it day?"), tiny_family_lmm("blip").model.config.text_config
     assert ids[0] == dec.bos_token_id
@@ -95,6 +116,13 @@ def test_without_a_chat_template_a_base_models_bos_stands_behind_the_picture():
     base = replace(lmm, processor=shallow(lmm.processor, chat_template=None))
     ids = base.token_ids("Is it day?", "<|image|>")
     assert base.tokenizer.decode(ids) == "<|image|><|begin_of_text|>Is it day?"
+
+
+@pytest.mark.parametrize("name", RECENT)
+def test_without_a_chat_template_a_familys_own_says_the_same(name):
+    lmm = tiny_family_lmm(name)
+    base = replace(lmm, processor=shallow(lmm.processor, chat_template=None))
+    assert base.render("Is it day?") == lmm.render("Is it day?")
 
 
 def shallow(processor, **changes):
