@@ -31,33 +31,41 @@ ray get-auth-token --generate >/dev/null
 # The nodes of a large job start one after the other.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=${RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT:-300}
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$head:${RAY_PORT:-6379}
-# The run is on this node, the first one: its process number comes to us by a file.
-driver=$(mktemp)
-step=
-trap 'rm -f "$driver"' EXIT
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+address=${nodes%%$'\n'*}:6379
+# The run is on this node, the first one: its process number and its exit code come by files.
+state=$(mktemp -d)
+trap 'rm -rf "$state"' EXIT
+
+# shellcheck disable=SC2016 # Expanded by the shell that starts the run.
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+    ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
+    --num-cpus "$SLURM_CPUS_PER_TASK" -- env "RAY_ADDRESS=$address" bash -c '
+        lmmsteer "$@" &
+        echo $! >"$0/run"
+        wait $! && code=0 || code=$?
+        echo $code >"$0/code"' "$state" "$@" &
+step=$!
 
 # shellcheck disable=SC2317 # It is the trap below that calls it.
 stop() {
-    local run
-    run=$(cat "$driver")
-    kill -TERM "${run:-$step}" 2>/dev/null || true # The step, while Ray is still starting: nothing is lost.
+    if [ -s "$state/run" ]; then
+        kill -TERM "$(cat "$state/run")" 2>/dev/null || true
+    else
+        exit 1 # Ray is still starting, and nothing is lost.
+    fi
 }
 trap stop TERM
 
-# shellcheck disable=SC2016 # Expanded by the shell that becomes the run.
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --wait=120 \
-    ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
-    --num-cpus "$SLURM_CPUS_PER_TASK" -- \
-    env "RAY_ADDRESS=$address" bash -c 'echo $$ >"$0" && exec lmmsteer "$@"' "$driver" "$@" &
-step=$!
-
-while :; do
-    wait "$step" && code=0 || code=$?
-    kill -0 "$step" 2>/dev/null || break # A signal ends `wait`, but not the step.
+# The other nodes may outlive the first: Slurm ends them with this script.
+while [ ! -s "$state/code" ] && kill -0 "$step" 2>/dev/null; do
+    sleep 1
 done
+code=1
+if [ -s "$state/code" ]; then
+    code=$(cat "$state/code")
+fi
 if [ "$code" -ne 0 ]; then
-    echo "lmmsteer ended with $code. What is missing: sbatch deploy/slurm.sh resume out=..." >&2
+    echo "Ended with $code. What is missing: sbatch deploy/slurm.sh resume out=..." >&2
 fi
 exit "$code"

@@ -15,7 +15,7 @@ from tests.deploy.crd import DEPLOY
 
 ROOT = DEPLOY.parent
 ONLINE = pytest.mark.skipif(
-    "LMMSTEER_ONLINE" not in os.environ, reason="asks a package index: make test-submit"
+    "LMMSTEER_DEPLOY" not in os.environ, reason="asks a package index: make test-submit"
 )
 
 
