@@ -3,7 +3,7 @@
     config.json                     {"model_type": "clipcap"}
     model.safetensors               the tensors of the published state dict (coco_weights.pt)
     clip/                           CLIP as save_pretrained writes it, with its image processor
-    gpt2/                           GPT-2's config.json and tokenizer (its weights are in the other file)
+    gpt2/                           GPT-2's config.json and tokenizer, without its weights
 
 Reads names only; neither torch nor transformers is imported here.
 """

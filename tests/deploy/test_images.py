@@ -32,6 +32,11 @@ def read(path: Path) -> list[tuple[str, str]]:
     return [(word, rest.strip()) for word, _, rest in words]
 
 
+def ignored() -> list[str]:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return [line for line in lines if line[0] != "#"]
+
+
 def of(steps: list[tuple[str, str]], word: str) -> list[str]:
     return [rest for name, rest in steps if name == word]
 
@@ -77,7 +82,7 @@ def test_versions_are_those_of_the_constraints(steps: list[tuple[str, str]]) -> 
 def test_all_that_is_copied_is_there_and_is_sent_to_the_builder(
     steps: list[tuple[str, str]],
 ) -> None:
-    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"]
+    sent = [line[1:] for line in ignored() if line[0] == "!"]
     copied = [word for rest in of(steps, "COPY") for word in rest.split()[:-1] if word[0] != "-"]
     for name in copied:
         assert (ROOT / name).exists()
@@ -87,21 +92,18 @@ def test_all_that_is_copied_is_there_and_is_sent_to_the_builder(
 
 
 def test_nothing_else_is_sent_to_the_builder() -> None:
-    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] != "#"]
-    assert lines[0] == "*"
-    assert not any(fnmatch(name, line[1:]) for name in (".git", ".venv", "runs") for line in lines[1:])
+    first, *others = ignored()
+    assert first == "*"
+    for name in (".git", ".venv", "runs"):
+        assert not any(fnmatch(name, line[1:]) for line in others)
 
 
 @ONLINE
 @pytest.mark.parametrize(
     ("python", "wants"),
     [
-        ("3.11", ["-c", "constraints.txt", "torch==2.13.0", "ray[default]==2.60.0", ".[judge]"]),
-        (
-            "3.12",
-            ["torch==2.7.1", "numpy==1.26.4", "ray[default]==2.60.0", "transformers>=4.55,<4.56"]
-            + [".[judge]"],
-        ),
+        ("3.11", ["-c", "constraints.txt", "torch==2.13.0", "ray[default]==2.60.0"]),
+        ("3.12", ["torch==2.7.1", "numpy==1.26.4", "ray[default]==2.60.0", "transformers<4.56"]),
     ],
     ids=["cuda", "gaudi"],
 )
@@ -109,9 +111,12 @@ def test_what_the_steps_install_fits_together(
     python: str, wants: list[str], tmp_path: Path
 ) -> None:
     """torch and numpy of the Gaudi base stand for Habana's own builds of these versions."""
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--target", tmp_path]
-    only = ["--python-version", python, "--only-binary=:all:"]
-    done = subprocess.run([*pip, *only, *wants], cwd=ROOT, capture_output=True, text=True)
+    pip = [sys.executable, "-m", "pip"]
+    source = ["antlr4-python3-runtime==4.9.3"]  # Hydra's, of which there is no wheel.
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, *source], check=True)
+    only = ["--python-version", python, "--only-binary=:all:", "--find-links", tmp_path]
+    install = [*pip, "install", "-q", "--dry-run", "--target", tmp_path / "to", *only]
+    done = subprocess.run([*install, *wants, ".[judge]"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

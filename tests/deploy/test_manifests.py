@@ -1,4 +1,4 @@
-"""What is handed to KubeRay and to `ray up`, against their own schemas, and what our docs promise."""
+"""What is handed to KubeRay and to `ray up`, against their schemas and our docs."""
 
 from __future__ import annotations
 

@@ -43,9 +43,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[subprocess.Popen[str]]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
     monkeypatch.setenv("LMMSTEER_DRIVER_FILE", str(tmp_path / "driver"))
     process = start([DRIVER, "run", sys.executable, "-c", RUN])
     assert process.stdout

@@ -32,7 +32,9 @@ def program(folder: Path, name: str, text: str) -> None:
 def dry(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment in which srun notes its command and runs what comes behind the first `--`."""
     bin, log = tmp_path / "bin", tmp_path / "log"
-    program(bin, "srun", f'echo "srun $*" >>{log}\nwhile [ "$1" != -- ]; do shift; done\n"${{@:2}}"')
+    program(
+        bin, "srun", f'echo "srun $*" >>{log}\nwhile [ "$1" != -- ]; do shift; done\n"${{@:2}}"'
+    )
     program(bin, "ray", f'echo "ray $*" >>{log}')
     shutil.copy(STAND_INS / "scontrol", bin)
     yield {**os.environ, **NODES, "PATH": f"{bin}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
@@ -47,7 +49,11 @@ def noted(folder: Path) -> list[str]:
 def test_a_job_ends_with_the_code_of_its_run(
     code: int, dry: dict[str, str], tmp_path: Path
 ) -> None:
-    program(tmp_path / "bin", "lmmsteer", f'echo "lmmsteer $RAY_ADDRESS $*" >>{tmp_path}/log; exit {code}')
+    program(
+        tmp_path / "bin",
+        "lmmsteer",
+        f'echo "lmmsteer $RAY_ADDRESS $*" >>{tmp_path}/log; exit {code}',
+    )
     done = subprocess.run([SCRIPT, "generate", "-m", "out=a b"], env=dry, capture_output=True)
     assert done.returncode == code
     assert (b"resume out=" in done.stderr) == bool(code)
@@ -122,7 +128,9 @@ def namespaces() -> bool:
         return False
 
 
-@pytest.mark.skipif("LMMSTEER_DEPLOY" not in os.environ, reason="a minute and more: make test-submit")
+@pytest.mark.skipif(
+    "LMMSTEER_DEPLOY" not in os.environ, reason="a minute and more: make test-submit"
+)
 @pytest.mark.skipif(not namespaces(), reason="needs root, ip and unshare: two nodes are namespaces")
 def test_a_job_that_was_signalled_is_resumed_on_two_nodes_to_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory,
@@ -151,14 +159,17 @@ def test_a_job_that_was_signalled_is_resumed_on_two_nodes_to_the_same_bytes(
             return subprocess.Popen([*command, *words], env=environment, stdout=log, stderr=log)
 
     first = job(*words)
-    wait_for(lambda: parts(out) or first.poll() is not None, 150)
-    signalled.touch()
-    assert first.wait(60) == 1
+    try:
+        wait_for(lambda: parts(out) or first.poll() is not None, 400)
+        signalled.touch()
+        assert first.wait(100) == 1
+    finally:
+        first.kill()  # And with it all processes of both nodes.
     done = parts(out)
     assert 0 < len(done) < 2 * PICTURES
     assert (folder / "home/.ray/auth_token").exists()
 
-    assert job("resume", f"out={out}").wait(150) == 0
+    assert job("resume", f"out={out}").wait(400) == 0
     run(line("generate", data, plain, *cells, "cluster.workers=1"))
     assert parts(out) == parts(plain)
     assert done.items() <= parts(out).items()

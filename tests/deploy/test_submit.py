@@ -23,7 +23,8 @@ from tests.fleet.runs import events, of, parts, run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-SHARDS = 8
+IMAGES = 20
+SHARDS = 2 * IMAGES
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("aiohttp_cors") is None, reason="needs ray[default]: make test-submit"
@@ -114,10 +115,10 @@ def answers(port: int) -> bool:
 
 
 def words(out: Path) -> list[str]:
-    """A study of the demo LMM in eight shards."""
+    """A study of the demo LMM, of a picture a shard."""
     return [
         *("-m", "jobs", "generate", "-m", "method=unsteered,random_direction", "attribute=gender"),
-        *("dataset.images=4", "shard_images=1", "seeds=[0]", "prompts=open5"),
+        *(f"dataset.images={IMAGES}", "shard_images=1", "seeds=[0]", "prompts=open5"),
         *("sampling.max_new_tokens=32", f"out={out}"),
     ]
 
@@ -133,7 +134,7 @@ def test_who_has_no_token_may_neither_look_nor_submit(cluster: Cluster) -> None:
         for verb in (["list"], ["submit", "--no-wait", "--", "true"]):
             done = cluster.job(*verb, **other)
             assert done.returncode != 0
-            assert "401" in done.stderr + done.stdout or "403" in done.stderr + done.stdout
+            assert "authentication is enabled" in done.stderr
 
 
 def test_a_stopped_job_submitted_again_is_complete_and_its_answers_are_those_of_a_plain_run(
@@ -143,7 +144,7 @@ def test_a_stopped_job_submitted_again_is_complete_and_its_answers_are_those_of_
     command = [sys.executable, *words(out)]
     first = cluster.job("submit", "--no-wait", "--submission-id", "first", "--", *command)
     assert first.returncode == 0, first.stdout + first.stderr
-    wait_for(lambda: parts(out) or "FAILED" in status(cluster, "first"), 240)
+    wait_for(lambda: parts(out), 240)
     stopped = cluster.job("stop", "first")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
     assert "STOPPED" in status(cluster, "first").upper()
