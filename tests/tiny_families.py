@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
@@ -306,7 +307,7 @@ def _clipcap(folder: Path, size: dict[str, int], kind: str = "mlp") -> None:
     weights = {f"gpt.{key}": weight.clone() for key, weight in gpt.state_dict().items()}
     weights |= {f"clip_project.{key}": weight for key, weight in made.items()}
     weights["gpt.transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)  # Old files have it.
-    torch.save(weights, folder / "coco_weights.pt")
+    save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "clipcap"}')
 
 

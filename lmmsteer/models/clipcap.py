@@ -6,7 +6,6 @@ Source: Mokady et al. 2021 (arXiv 2111.09734); `rmokady/CLIP_prefix_caption`.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +172,7 @@ class ClipCap(nn.Module):
         clip, info = vision.from_pretrained(
             folder / "clip", config=config, torch_dtype=torch_dtype, **kwargs
         )
-        weights = _state_dict(folder)
+        weights = load_file(clipcap_files.weights(folder))
         gpt = GPT2LMHeadModel(GPT2Config.from_pretrained(folder / "gpt2"))
         model = cls(clip, _mapper(weights, gpt.config.n_embd, files.config(folder)), gpt)
         absent = model.load_state_dict(weights, strict=False).missing_keys
@@ -191,17 +190,6 @@ def _vision_config(folder: Path) -> Any:
         return config
     config.vision_config.projection_dim = config.projection_dim
     return config.vision_config
-
-
-def _state_dict(folder: Path) -> dict[str, Tensor]:
-    file = clipcap_files.weights(folder)
-    assert file is not None  # files.check was there before.
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{file.name} is no state dict: {error}") from error
 
 
 def _mapper(weights: dict[str, Tensor], d_model: int, config: dict[str, Any]) -> Any:

@@ -1,15 +1,16 @@
 """The folder of a ClipCap checkpoint: its published weights beside a CLIP and a GPT-2.
 
     config.json                     {"model_type": "clipcap"}
-    coco_weights.pt                 the published state dict, or the same as model.safetensors
+    model.safetensors               the tensors of the published state dict (coco_weights.pt)
     clip/                           CLIP as save_pretrained writes it, with its image processor
-    gpt2/                           GPT-2's config.json and tokenizer (its weights are in the .pt)
+    gpt2/                           GPT-2's config.json and tokenizer, without its weights
 
 Reads names only; neither torch nor transformers is imported here.
 """
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from lmmsteer.errors import LmmsteerError
@@ -22,7 +23,7 @@ NEEDS = (
         'CLIPModel.from_pretrained("openai/clip-vit-base-patch32").save_pretrained("clip")',
     ),
     (
-        ("clip/model.safetensors", "clip/pytorch_model.bin"),
+        ("clip/model.safetensors",),
         "clip/model.safetensors",
         'CLIPModel.from_pretrained("openai/clip-vit-base-patch32").save_pretrained("clip")',
     ),
@@ -44,11 +45,17 @@ NEEDS = (
 )
 
 
-def weights(folder: Path) -> Path | None:
-    """The file of the mapping network's and GPT-2's weights: model.safetensors or the one .pt."""
-    if (folder / "model.safetensors").exists():
-        return folder / "model.safetensors"
-    return min(folder.glob("*.pt"), default=None)
+# As published the weights are a pickle, which may run code: this reads nothing but tensors.
+CONVERT = (
+    "python -c 'import sys, torch; from safetensors.torch import save_file; "
+    "w = torch.load(sys.argv[1], weights_only=True); "
+    "save_file({k: v.clone().contiguous() for k, v in w.items()}, sys.argv[2])'"
+)
+
+
+def weights(folder: Path) -> Path:
+    """The file of the mapping network's and GPT-2's weights."""
+    return folder / "model.safetensors"
 
 
 def is_clipcap(folder: Path, model_type: str | None) -> bool:
@@ -56,7 +63,8 @@ def is_clipcap(folder: Path, model_type: str | None) -> bool:
     if model_type is not None:
         return model_type == "clipcap"
     others = ("model.safetensors", "pytorch_model.bin")
-    return bool(weights(folder)) and not any((folder / name).exists() for name in others)
+    published = any(folder.glob("*.pt"))
+    return published and not any((folder / name).exists() for name in others)
 
 
 def check(folder: Path) -> None:
@@ -69,13 +77,23 @@ def check(folder: Path) -> None:
         for names, name, make in NEEDS
         if not any((folder / option).exists() for option in names)
     ]
-    if weights(folder) is None:
-        lacks.append(("its weights (*.pt or model.safetensors)", "copy the published .pt there"))
-    if len(list(folder.glob("*.pt"))) > 1 and not (folder / "model.safetensors").exists():
-        raise LmmsteerError(
-            f"model.path={folder} holds several .pt files, and a ClipCap folder one.",
-            "Leave the one to be used",
-        )
+    if not weights(folder).exists():
+        published = sorted(folder.glob("*.pt"))
+        if not published:
+            lacks.append(("model.safetensors", "copy the published .pt there"))
+        elif len(published) > 1:
+            raise LmmsteerError(
+                f"model.path={folder} holds several .pt files, and a ClipCap folder one.",
+                "Leave the one to be used",
+            )
+        else:
+            paths = (shlex.quote(str(path)) for path in (published[0], weights(folder)))
+            raise LmmsteerError(
+                f"model.path={folder} holds its weights as a pickle ({published[0].name}), which"
+                " may run code and is not read.",
+                "Make safetensors of it, by a loader that takes nothing but tensors: "
+                + " ".join([CONVERT, *paths]),
+            )
     if lacks:
         names = ", ".join(name for name, _ in lacks)
         raise LmmsteerError(
@@ -93,5 +111,4 @@ def files(folder: Path) -> list[Path]:
         for file in sorted((folder / part).iterdir())
         if file.is_file() and not (part == "gpt2" and file.suffix in (".safetensors", ".bin"))
     ]
-    found = weights(folder)
-    return [folder / "config.json", *([found] if found else []), *inner]
+    return [folder / "config.json", weights(folder), *inner]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,12 +32,8 @@ SETTINGS = (
     "vocab.json",
 )
 VOCABULARY = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
-WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")  # Reading a pickle may run code.
 
 
 def locate(path: str, revision: str | None = None) -> Path:
@@ -94,6 +91,15 @@ def check(folder: Path) -> None:
     if _is_clipcap(folder):
         clipcap_files.check(folder)
         return
+    if has.isdisjoint(WEIGHTS) and not has.isdisjoint(PICKLED):
+        raise LmmsteerError(
+            f"model.path={folder} holds its weights as pickles (*.bin), which may run code and are"
+            " not read.",
+            "Make safetensors of them, by a loader that takes nothing but tensors: python -c "
+            "'from transformers import AutoModelForImageTextToText as M; import sys; "
+            'M.from_pretrained(sys.argv[1], torch_dtype="auto", weights_only=True)'
+            f".save_pretrained(sys.argv[1])' {shlex.quote(str(folder))}",
+        )
     needs = (
         (("config.json",), "the model's layout is unknown", "model.save_pretrained(folder)"),
         (WEIGHTS, "there are no weights", "model.save_pretrained(folder)"),
@@ -116,6 +122,12 @@ def check(folder: Path) -> None:
                 "model.path=llava-hf/llava-1.5-7b-hf",
             )
     for shard in _weights(folder):
+        if shard.suffix not in (".safetensors", ".json"):
+            raise LmmsteerError(
+                f"model.path={folder} names {shard.name} in its weight index, which is not a"
+                " safetensors file.",
+                "Save the model again: model.save_pretrained(folder)",
+            )
         if not shard.exists():
             raise LmmsteerError(
                 f"model.path={folder} lacks {shard.name}, which its weight index names.",

@@ -29,6 +29,8 @@ from lmmsteer.models.parts import Parts, chat_template
 from lmmsteer.models.qwen import follow_own_rows
 from lmmsteer.models.shown import SHOWN
 
+# Nothing is fetched, and no code that lies beside the weights is run.
+OWN: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 CLASSES = {"blip": Captioner, "clipcap": ClipCap}
 
 
@@ -48,7 +50,7 @@ def read_weights(folder: Path, dtype: torch.dtype, family: Family) -> Any:
     try:
         with quiet():
             loaded: Any = CLASSES.get(family.name, AutoModelForImageTextToText).from_pretrained(
-                folder, torch_dtype=dtype, output_loading_info=True, local_files_only=True
+                folder, torch_dtype=dtype, output_loading_info=True, use_safetensors=True, **OWN
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise LmmsteerError(
@@ -74,7 +76,7 @@ def read_processor(folder: Path, model: Any, family: Family) -> Any:
         if family.from_parts:
             processor: Any = _parts(folder, model, family)
         else:
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(folder, **OWN)
             processor.image_processor = _image_processor(folder)
     if getattr(processor, "patch_size", 0) is None:
         # Older files leave this to the model's config, as transformers' LLaVA page describes.
@@ -89,7 +91,7 @@ def read_processor(folder: Path, model: Any, family: Family) -> Any:
 
 def _parts(folder: Path, model: Any, family: Family) -> Parts:
     inner = ("gpt2", "clip") if family.name == "clipcap" else ("", "")
-    tokenizer = AutoTokenizer.from_pretrained(folder / inner[0], local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder / inner[0], **OWN)
     image_processor = _image_processor(folder / inner[1])
     return Parts(
         tokenizer,
@@ -112,8 +114,8 @@ def _image_processor(folder: Path) -> Any:
     try:
         from transformers.image_processing_backends import PilBackend  # noqa: F401
     except ImportError:
-        return AutoImageProcessor.from_pretrained(folder, use_fast=False, local_files_only=True)
-    return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+        return AutoImageProcessor.from_pretrained(folder, use_fast=False, **OWN)
+    return AutoImageProcessor.from_pretrained(folder, backend="pil", **OWN)
 
 
 def ending_ids(model: Any, tokenizer: Any, family: Family) -> tuple[int, ...]:

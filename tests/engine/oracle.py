@@ -11,6 +11,7 @@ import warnings
 
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
 from tests.engine.oracle_recent import RECENT_ORACLES
@@ -192,7 +193,7 @@ class ClipCap(Oracle):
     """The published inference in a few lines: no cache, no padding, one row."""
 
     def __init__(self, folder):
-        self.weights = torch.load(folder / "coco_weights.pt", weights_only=True)
+        self.weights = load_file(folder / "model.safetensors")
         self.clip = transformers.CLIPModel.from_pretrained(folder / "clip").eval()
         pictures = image_processor_class("clip", "CLIPImageProcessor")
         self.pictures = pictures.from_pretrained(folder / "clip")
