@@ -122,14 +122,15 @@ def test_what_the_steps_install_fits_together(
 
 @ONLINE
 def test_the_program_is_whole_where_it_is_installed_from_what_is_copied(tmp_path: Path) -> None:
-    for name in ("lmmsteer", "jobs", "analysis", "conf", "hydra_plugins", "pyproject.toml"):
+    for name in ("lmmsteer", "jobs", "analysis", "conf", "hydra_plugins"):
         subprocess.run(["cp", "-r", ROOT / name, tmp_path], check=True)
-    subprocess.run(["cp", ROOT / "README.md", ROOT / "LICENSE", tmp_path], check=True)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        subprocess.run(["cp", ROOT / name, tmp_path], check=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     subprocess.run([*pip, tmp_path / "site", "."], cwd=tmp_path, check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
-        [sys.executable, "-m", "jobs", "doctor", f"out={tmp_path / 'out'}"],
+        [sys.executable, "-m", "lmmsteer", "doctor", f"out={tmp_path / 'out'}"],
         cwd=tmp_path / "site",
         env=environment,
         capture_output=True,
