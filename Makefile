@@ -6,7 +6,7 @@ OUT ?= runs/demo
 IMAGES ?= 120
 CORES ?= 2
 
-.PHONY: help demo methods papers test lint train-demo scale corrupt simulate chaos mutate clean
+.PHONY: help demo methods papers test test-submit lint train-demo scale corrupt simulate chaos mutate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -22,6 +22,11 @@ demo: $(VENV)/installed ## steered and unsteered answers of the demo LMM, and th
 
 test: $(VENV)/installed ## all tests
 	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+
+test-submit: $(VENV)/installed ## ray job submit, a Slurm job on two nodes, what the images install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--target runs/ray-default --upgrade "ray[default]==$$(sed -n 's/^ray==//p' constraints.txt)"
+	LMMSTEER_DEPLOY=1 PYTHONPATH=$(CURDIR)/runs/ray-default $(BIN)/python -m pytest tests/deploy
 
 lint: $(VENV)/installed ## ruff, pyright, the import contract
 	$(BIN)/ruff check .

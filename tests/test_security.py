@@ -84,6 +84,15 @@ def test_no_source_asks_for_code_of_a_model() -> None:
     assert all(re.search(r"""trust_remote_code(=|"?: )False""", line) for line in said)
 
 
+def test_nothing_turns_rays_token_authentication_off() -> None:
+    deployed = [path for path in (ROOT / "deploy").iterdir() if path.is_file()]
+    said = re.findall(
+        r"RAY_AUTH_MODE\W{0,4}(\w+)", "\n".join(path.read_text() for path in [*deployed, *SOURCES])
+    )
+    assert len(said) >= 4
+    assert set(said) == {"token"}
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
 def test_pickled_weights_are_refused_unread_with_what_converts_them(
     name: str, folder: Path, ran: Path

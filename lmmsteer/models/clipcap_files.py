@@ -77,29 +77,29 @@ def check(folder: Path) -> None:
         for names, name, make in NEEDS
         if not any((folder / option).exists() for option in names)
     ]
-    if not weights(folder).exists():
-        published = sorted(folder.glob("*.pt"))
-        if not published:
-            lacks.append(("model.safetensors", "copy the published .pt there"))
-        elif len(published) > 1:
-            raise LmmsteerError(
-                f"model.path={folder} holds several .pt files, and a ClipCap folder one.",
-                "Leave the one to be used",
-            )
-        else:
-            paths = (shlex.quote(str(path)) for path in (published[0], weights(folder)))
-            raise LmmsteerError(
-                f"model.path={folder} holds its weights as a pickle ({published[0].name}), which"
-                " may run code and is not read.",
-                "Make safetensors of it, by a loader that takes nothing but tensors: "
-                + " ".join([CONVERT, *paths]),
-            )
+    published = sorted(folder.glob("*.pt"))
+    pickled = not weights(folder).exists()
+    if pickled and not published:
+        lacks.append(("model.safetensors", "copy the published .pt there"))
+    if pickled and len(published) > 1:
+        raise LmmsteerError(
+            f"model.path={folder} holds several .pt files, and a ClipCap folder one.",
+            "Leave the one to be used",
+        )
     if lacks:
         names = ", ".join(name for name, _ in lacks)
         raise LmmsteerError(
             f"model.path={folder} is a ClipCap folder without {names}.",
             "Make them there, with transformers: "
             + "; ".join(dict.fromkeys(make for _, make in lacks)),
+        )
+    if pickled:
+        paths = [shlex.quote(str(path)) for path in (published[0], weights(folder))]
+        raise LmmsteerError(
+            f"model.path={folder} holds its weights as a pickle ({published[0].name}), which may"
+            " run code and is not read.",
+            "Make safetensors of it, by a loader that takes nothing but tensors: "
+            + " ".join([CONVERT, *paths]),
         )
 
 

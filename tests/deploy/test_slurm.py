@@ -52,7 +52,7 @@ def test_a_job_ends_with_the_code_of_its_run(
     program(
         tmp_path / "bin",
         "lmmsteer",
-        f'echo "lmmsteer $RAY_ADDRESS $*" >>{tmp_path}/log; exit {code}',
+        f'echo "lmmsteer $RAY_AUTH_MODE $RAY_ADDRESS $*" >>{tmp_path}/log; exit {code}',
     )
     done = subprocess.run([SCRIPT, "generate", "-m", "out=a b"], env=dry, capture_output=True)
     assert done.returncode == code
@@ -63,7 +63,7 @@ def test_a_job_ends_with_the_code_of_its_run(
         "srun --nodes=2 --ntasks-per-node=1 ray symmetric-run --address 10.213.7.1:6379"
         " --min-nodes 2 --num-cpus 1 -- env RAY_ADDRESS=10.213.7.1:6379 "
     )
-    assert command == "lmmsteer 10.213.7.1:6379 generate -m out=a b"
+    assert command == "lmmsteer token 10.213.7.1:6379 generate -m out=a b"
 
 
 def test_the_options_of_symmetric_run_are_its_own(dry: dict[str, str], tmp_path: Path) -> None:

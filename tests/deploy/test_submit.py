@@ -23,7 +23,7 @@ from tests.fleet.runs import events, of, parts, run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-IMAGES = 20
+IMAGES = 10
 SHARDS = 2 * IMAGES
 
 pytestmark = pytest.mark.skipif(
@@ -119,7 +119,7 @@ def words(out: Path) -> list[str]:
     return [
         *("-m", "jobs", "generate", "-m", "method=unsteered,random_direction", "attribute=gender"),
         *(f"dataset.images={IMAGES}", "shard_images=1", "seeds=[0]", "prompts=open5"),
-        *("sampling.max_new_tokens=32", f"out={out}"),
+        *("sampling.max_new_tokens=16", f"out={out}"),
     ]
 
 

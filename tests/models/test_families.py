@@ -184,6 +184,7 @@ def test_a_clipcap_of_published_weights_alone_is_refused_with_what_is_missing(cl
     for part in ("clip", "gpt2"):
         shutil.rmtree(clipcap / part)
     (clipcap / "config.json").unlink()
+    (clipcap / "model.safetensors").rename(clipcap / "coco_weights.pt")
     with pytest.raises(LmmsteerError, match=r"without config\.json, clip/config\.json.*gpt2") as e:
         files.check(clipcap)
     assert 'CLIPModel.from_pretrained("openai/clip-vit-base-patch32")' in e.value.mend

@@ -47,9 +47,10 @@ def test_a_missing_file_is_named_with_what_mends_it(folder, names, consequence):
 
 def test_a_shard_that_the_weight_index_names_must_be_there(folder):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.x"}}
+    shards = {key: f"model-0000{key}-of-00002.safetensors" for key in (1, 2)}
+    index = {"weight_map": shards}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(LmmsteerError, match=r"lacks model-00002-of-00002\.x"):
+    with pytest.raises(LmmsteerError, match=r"lacks model-00002-of-00002\.safetensors"):
         files.check(folder)
 
 
