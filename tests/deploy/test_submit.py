@@ -77,11 +77,11 @@ def cluster() -> Iterator[Cluster]:
                         command, env=environment, stdout=log, stderr=log, start_new_session=True
                     )
                 )
-            wait_for(lambda: answers(gcs), 60)
+            wait_for(lambda: answers(gcs), 120)
         made = Cluster(environment, f"http://127.0.0.1:{dashboard}")
-        wait_for(lambda: made.job("list").returncode == 0, 120)
+        wait_for(lambda: made.job("list").returncode == 0, 240)
         address = f"127.0.0.1:{gcs}"
-        wait_for(lambda: made.ray("status", "--address", address).stdout.count("node_") >= 2, 120)
+        wait_for(lambda: made.ray("status", "--address", address).stdout.count("node_") >= 2, 240)
         yield made
     finally:
         for process in reversed(started):
