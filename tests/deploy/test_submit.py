@@ -23,7 +23,7 @@ from tests.fleet.runs import events, of, parts, run, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-IMAGES = 10
+IMAGES = 20
 SHARDS = 2 * IMAGES
 
 pytestmark = pytest.mark.skipif(
@@ -77,11 +77,11 @@ def cluster() -> Iterator[Cluster]:
                         command, env=environment, stdout=log, stderr=log, start_new_session=True
                     )
                 )
-            wait_for(lambda: answers(gcs), 60)
+            wait_for(lambda: answers(gcs), 120)
         made = Cluster(environment, f"http://127.0.0.1:{dashboard}")
-        wait_for(lambda: made.job("list").returncode == 0, 120)
+        wait_for(lambda: made.job("list").returncode == 0, 240)
         address = f"127.0.0.1:{gcs}"
-        wait_for(lambda: made.ray("status", "--address", address).stdout.count("node_") >= 2, 120)
+        wait_for(lambda: made.ray("status", "--address", address).stdout.count("node_") >= 2, 240)
         yield made
     finally:
         for process in reversed(started):
@@ -158,7 +158,7 @@ def test_a_stopped_job_submitted_again_is_complete_and_its_answers_are_those_of_
     assert "SUCCEEDED" in status(cluster, "again").upper()
     assert half.items() <= parts(out).items()
 
-    run([sys.executable, *words(plain), "cluster.workers=1"])
+    subprocess.run([sys.executable, *words(plain), "cluster.workers=1"], cwd=ROOT, check=True)
     assert len(parts(out)) == SHARDS
     assert parts(out) == parts(plain)
     run(of("verify", out))
