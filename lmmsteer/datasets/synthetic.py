@@ -9,6 +9,7 @@ prompt="A photo of a woman who works as a nurse"
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import re
@@ -141,14 +142,13 @@ class _Painter:
 
     def _opened(self) -> Any:
         import torch
-        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-        from diffusers.utils import logging
 
-        logging.set_verbosity_error()
+        diffusers: Any = importlib.import_module("diffusers")  # Its types take a checker minutes.
+        diffusers.utils.logging.set_verbosity_error()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         try:
-            pipeline = DiffusionPipeline.from_pretrained(
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
                 self.checkpoint, dtype=dtype, use_safetensors=True
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
