@@ -96,11 +96,11 @@ def targets(
 
 
 def shipped() -> dict[str, list[str]]:
-    """The target words of every attribute of conf/attribute."""
+    """The target words of every attribute of conf/attribute that a picture can be asked about."""
     lists = {}
     for path in sorted(SHIPPED.glob("*.yaml")):
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if record.get("words"):
+        if record.get("words") and record.get("question"):
             lists[record["name"]] = record["words"]
     return lists
 

@@ -87,7 +87,7 @@ def test_a_command_of_the_docs_composes(page: str, line: str, hydra: Hydra) -> N
     assert verb in VERBS, page
     if "--help" in words:
         return
-    plain = [spelled(verb, word) for word in words if word not in ("-m", "...")]
+    plain = [spelled(verb, word) for word in words if word not in ("-m", "...", "model=...")]
     plain += [] if any(word.startswith("out=") for word in plain) else ["out=runs/x"]
     stem = verb.replace("-", "_")
     master = hydra.compose_config(stem, plain, RunMode.MULTIRUN)

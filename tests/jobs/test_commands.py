@@ -173,7 +173,7 @@ def test_a_value_with_an_equals_sign_needs_no_quotes(
 def test_view_serves_a_report_until_it_is_interrupted(tmp_path: Path, command: Command) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report/report.html").write_text("<p>found")
-    line = [sys.executable, "-m", "jobs", "view", f"out={tmp_path}", "port=0"]
+    line = [sys.executable, "-m", "lmmsteer", "view", f"out={tmp_path}", "port=0"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         assert run.stdout is not None
         address = run.stdout.readline().split()[0]
