@@ -117,7 +117,14 @@ def answers(port: int) -> bool:
 def words(out: Path) -> list[str]:
     """A study of the demo LMM, of a picture a shard."""
     return [
-        *("-m", "lmmsteer", "generate", "-m", "method=unsteered,random_direction", "attribute=gender"),
+        *(
+            "-m",
+            "lmmsteer",
+            "generate",
+            "-m",
+            "method=unsteered,random_direction",
+            "attribute=gender",
+        ),
         *(f"dataset.images={IMAGES}", "shard_images=1", "seeds=[0]", "prompts=open5"),
         *("sampling.max_new_tokens=16", f"out={out}"),
     ]
@@ -166,7 +173,14 @@ def test_a_stopped_job_submitted_again_is_complete_and_its_answers_are_those_of_
 
 
 def test_a_refused_command_is_a_failed_job_that_says_why(cluster: Cluster, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lmmsteer", "generate", "method=nosuch", f"out={tmp_path / 'out'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "lmmsteer",
+        "generate",
+        "method=nosuch",
+        f"out={tmp_path / 'out'}",
+    ]
     done = cluster.job("submit", "--submission-id", "refused", "--", *command)
     assert done.returncode != 0
     assert "FAILED" in status(cluster, "refused").upper()
