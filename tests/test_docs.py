@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import HydraContext, RunMode
-from omegaconf import OmegaConf
 
-from jobs.__main__ import CONF, VERBS, spelled
-from lmmsteer import config
+from jobs.__main__ import VERBS, spelled
 from lmmsteer.config import GenerateConfig
-from lmmsteer.fleet import launcher, resolve
-from lmmsteer.fleet.launcher import Member, PlanLauncher, PlanSweeper
+from lmmsteer.fleet import resolve
+from lmmsteer.fleet.launcher import PlanLauncher
+from tests import sweeps
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "lmmsteer/demo/README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -72,12 +68,7 @@ class First(PlanLauncher):
 
 @pytest.fixture(scope="module")
 def hydra() -> Iterator[Hydra]:
-    config.register_all()
-    launcher.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = GlobalHydra.instance().hydra
-        assert found is not None
+    with sweeps.started() as found:
         yield found
 
 
@@ -89,16 +80,7 @@ def test_a_command_of_the_docs_composes(page: str, line: str, hydra: Hydra) -> N
         return
     plain = [spelled(verb, word) for word in words if word not in ("-m", "...", "model=...")]
     plain += [] if any(word.startswith("out=") for word in plain) else ["out=runs/x"]
-    stem = verb.replace("-", "_")
-    master = hydra.compose_config(stem, plain, RunMode.MULTIRUN)
-    given: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
-    seen: list[Member] = []
-    task = type("Task", (), {"members": lambda self, m: seen.extend(m)})()
-    context = HydraContext(config_loader=hydra.config_loader, callbacks=None)  # type: ignore[arg-type]
-    sweeper, plan = PlanSweeper(given.get("params"), given.get("grids")), First()
-    plan.setup(hydra_context=context, task_function=task, config=master)
-    sweeper.loader, sweeper.launcher = hydra.config_loader, plan
-    sweeper.sweep(plain)
+    seen = sweeps.members(hydra, verb.replace("-", "_"), plain, First)
     assert seen
     for member in seen:
         assert member.error is None, f"{page}: {line}: {member.error}"

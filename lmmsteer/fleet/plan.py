@@ -40,6 +40,7 @@ class Plan:
     jobs: list[Job]
     refused: list[Refusal] = field(default_factory=list)
     manifests: dict[str, Manifest] = field(default_factory=dict)
+    _filled: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of_members(cls, members: Sequence[Member], tell: Callable[[Exception], Any]) -> Plan:
@@ -88,8 +89,11 @@ class Plan:
         made = manifest.gate(self.store, job.cell.dataset, job.identity, known)
         if made is not None:
             self.manifests[job.cell.dataset] = made
-        elif next(manifest.samples_of(job.dataset, job.identity), None) is None:
-            raise manifest.no_pictures(job.dataset.name, job.identity)
+        elif self._filled.get(job.cell.dataset) != job.identity:
+            # Once for all cells: to draw a sample is to go through the whole data set.
+            if next(manifest.samples_of(job.dataset, job.identity), None) is None:
+                raise manifest.no_pictures(job.dataset.name, job.identity)
+            self._filled[job.cell.dataset] = job.identity
         found[job.cell.folder] = job
 
     def begin(self) -> None:

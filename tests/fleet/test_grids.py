@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from jobs.__main__ import CONF
-from lmmsteer import config
 from lmmsteer.config import prompts
 from lmmsteer.datasets import open_dataset
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.fleet import grids, launcher, resolve
-from lmmsteer.fleet.launcher import GROUPS, Member, PlanLauncher, PlanSweeper
+from lmmsteer.fleet import grids, resolve
+from lmmsteer.fleet.launcher import GROUPS
+from tests import sweeps
 
 PARAMS = {"model": ["big", "small"], "method": "plain"}
 GRIDS = [
@@ -89,27 +86,8 @@ def test_a_value_is_written_as_hydras_grammar_reads_it(value: Any, read: Any) ->
 @pytest.fixture
 def swept() -> Iterator[Any]:
     """The members of an experiment, composed as a verb gets them."""
-    config.register_all()
-    launcher.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-
-        def compose(verb: str, *overrides: str) -> list[Member]:
-            master = hydra.compose_config(verb, list(overrides), RunMode.MULTIRUN)
-            assert master.hydra.mode == RunMode.MULTIRUN
-            given: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
-            seen: list[Member] = []
-            task = type("Task", (), {"members": lambda self, m: seen.extend(m)})()
-            context = HydraContext(config_loader=hydra.config_loader, callbacks=None)  # type: ignore[arg-type]
-            sweeper, plan = PlanSweeper(given.get("params"), given.get("grids")), PlanLauncher()
-            plan.setup(hydra_context=context, task_function=task, config=master)
-            sweeper.loader, sweeper.launcher = hydra.config_loader, plan
-            sweeper.sweep(list(overrides))
-            return seen
-
-        yield compose
+    with sweeps.started() as hydra:
+        yield lambda verb, *overrides: sweeps.members(hydra, verb, overrides)
 
 
 SIZES = {  # Members, of which those that need no attribute are cells of one.

@@ -1,40 +1,16 @@
 from collections.abc import Iterator
 
 import pytest
-from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import HydraContext, RunMode
 
-from jobs.__main__ import CONF
-from lmmsteer import config
 from lmmsteer.fleet import launcher
-from lmmsteer.fleet.launcher import Member, PlanLauncher
+from tests import sweeps
 
 
 @pytest.fixture
 def members() -> Iterator[object]:
     """Compose the members of a sweep as `-m` does."""
-    config.register_all()
-    launcher.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-
-        def compose(*overrides: str) -> list[Member]:
-            master = hydra.compose_config("generate", list(overrides), RunMode.MULTIRUN)
-            plan = PlanLauncher()
-            seen: list[Member] = []
-            task = type("Task", (), {"members": lambda self, m: seen.extend(m)})()
-            context = HydraContext(config_loader=hydra.config_loader, callbacks=None)  # type: ignore[arg-type]
-            plan.setup(hydra_context=context, task_function=task, config=master)
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
-            plan.launch(BasicSweeper.split_arguments(parsed, None)[0], 0)
-            return seen
-
-        yield compose
+    with sweeps.started() as hydra:
+        yield lambda *overrides: sweeps.members(hydra, "generate", overrides)
 
 
 def test_the_four_names_alone_add_nothing_to_a_folder(members) -> None:  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import jobs.plan
+from lmmsteer import manifest
 from lmmsteer.fleet import cells
 from lmmsteer.fleet.cells import CellRecord
 from lmmsteer.fleet.plan import Plan
@@ -74,6 +75,17 @@ def test_a_fresh_folder_is_planned_from_the_pictures_and_nothing_is_written(
     assert (found["total"]["pictures"], found["total"]["rows_left"]) == (3, 45)
     assert found["files"] == {"manifests": 5, "responses": 2, "records": 1}
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_data_set_is_looked_into_once_for_all_cells_of_a_sweep(
+    line: list[str], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    whole = manifest.samples_of
+    monkeypatch.setattr(manifest, "samples_of", lambda *a: asked.append(a) or whole(*a))
+    found = plan(command, "-m", *line, "method=unsteered,random_direction", "sample.each=2")
+    assert len(found["cells"]) == 2
+    assert len(asked) == 1
 
 
 def test_a_limit_is_counted_like_the_manifest_it_makes(
