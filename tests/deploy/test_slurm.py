@@ -57,7 +57,7 @@ def test_a_job_ends_with_the_code_of_its_run(
     done = subprocess.run([SCRIPT, "generate", "-m", "out=a b"], env=dry, capture_output=True)
     assert done.returncode == code
     assert (b"resume out=" in done.stderr) == bool(code)
-    token, step, command = noted(tmp_path)
+    token, step, *_, command = noted(tmp_path)
     assert token == "ray get-auth-token --generate"
     assert step.startswith(
         "srun --nodes=2 --ntasks-per-node=1 ray symmetric-run --address 10.213.7.1:6379"
