@@ -6,6 +6,8 @@ Exit codes: 0 everything asked for is there; 1 something is missing or failed, a
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import signal
@@ -140,6 +142,7 @@ def _run(verb: str, rest: list[str]) -> int:
     config.register_all()
     launcher.register()
     module: Any = importlib.import_module(f"jobs.{stem}")
+    gc.enable()
     task = Verb(module.run)
     sys.argv = [f"lmmsteer {verb}", *rest]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=stem)(task)()  # type: ignore[arg-type]
@@ -165,7 +168,13 @@ def _stop(number: int, frame: object) -> None:
 
 
 def cli() -> None:
-    """The command itself: SIGTERM ends it as Ctrl-C does, and its code is the process's."""
+    """The command itself: SIGTERM ends it as Ctrl-C does, and its code is the process's.
+
+    What is imported lives as long as the process: no collector looks through it, neither while it
+    is loaded nor at the end (a fifth of the time of a command that has little to do).
+    """
+    gc.disable()
+    atexit.register(gc.freeze)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

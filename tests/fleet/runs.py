@@ -1,8 +1,9 @@
-"""Runs of the command line as processes of their own, to be killed and compared."""
+"""Runs of the command line, to be compared, and as processes of their own, to be killed."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,17 @@ def of(verb: str, out: Path) -> list[str]:
 
 
 def run(command: list[str], expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run to the end; the exit code must be the one expected."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    """Run to the end, in this process; the exit code must be the one expected."""
+    from jobs.__main__ import main
+
+    out, err, argv = io.StringIO(), io.StringIO(), sys.argv
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main(command[3:])
+    finally:
+        sys.argv = argv
+    done = subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+    assert code == expect, f"exit {code}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
