@@ -4,6 +4,7 @@ The noise of these is `word_by_hand`'s, in plain Python integers.
 """
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -12,8 +13,17 @@ from transformers import LogitsProcessor
 from lmmsteer.engine.edit import Adjustment, Edit
 from lmmsteer.engine.edit.cross import CrossAdjustment
 from lmmsteer.engine.sampling import Draws, Sampling, choose, row_keys
-from tests.engine.test_families import NEW, PICTURES, rows
-from tests.engine.test_rules import FAMILIES, GREEDY, MAKES, Parity, beta_of, by_generate, told
+from tests.engine.test_families import NEW, rows
+from tests.engine.test_rules import (
+    FAMILIES,
+    GREEDY,
+    MAKES,
+    Parity,
+    beta_of,
+    by_generate,
+    targets,
+    told,
+)
 from tests.engine.test_sampling import word_by_hand
 from tests.tiny_families import tiny_family_lmm
 
@@ -54,18 +64,23 @@ class Drawing(LogitsProcessor):
         return max(noisy, key=noisy.get)
 
 
-@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_gate_looks_at_the_token_that_would_be_drawn(name, make):
-    beta = beta_of(tiny_family_lmm(name).vocab_size)
-    target = torch.tensor([0.9 - 0.2 * PICTURES.index(r.image_id) for r in rows()])
-    rule = Adjustment(beta, target, Parity(ONE), 6.0, 0.5, gate="drawn")
+@cache
+def gated_by_generate(name):
+    beta, target = beta_of(tiny_family_lmm(name).vocab_size), targets()
 
     def processors(at, length):
         terms = [(beta, 6.0, 0.5, float(target[at]), False, "drawn")]
         return [Drawing(rows()[at].row_id, length, terms)]
 
-    wanted = by_generate(name, processors)
+    return by_generate(name, processors)
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_gate_looks_at_the_token_that_would_be_drawn(name, make):
+    beta = beta_of(tiny_family_lmm(name).vocab_size)
+    rule = Adjustment(beta, targets(), Parity(ONE), 6.0, 0.5, gate="drawn")
+    wanted = gated_by_generate(name)
     assert told(name, make, Edit(rules=(rule,)), sampling=SAMPLED) == wanted
     assert wanted != told(name, make, Edit(), sampling=SAMPLED)
 

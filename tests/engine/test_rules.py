@@ -1,6 +1,7 @@
 """Rules for logits against processors written out on transformers' own generate."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
@@ -97,19 +98,28 @@ def beta_of(size, seed=0):
     return torch.rand(size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+def targets():
+    """Each row's own, by its picture."""
+    return torch.tensor([0.9 - 0.2 * PICTURES.index(r.image_id) for r in rows()])
+
+
+@cache
+def adjusted_by_generate(name, magnitude):
+    beta, target = beta_of(tiny_family_lmm(name).vocab_size), targets()
+    return by_generate(
+        name, lambda at, n: [Written(n, beta, 6.0, 0.2, float(target[at]), magnitude)]
+    )
+
+
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_adjustment_is_the_equation_with_each_rows_own_target(name, make):
-    size = tiny_family_lmm(name).vocab_size
-    beta = beta_of(size)
-    target = torch.tensor([0.9 - 0.2 * PICTURES.index(r.image_id) for r in rows()])
+    beta, plain = beta_of(tiny_family_lmm(name).vocab_size), told(name, make, Edit())
     for magnitude in (False, True):
-        rule = Adjustment(beta, target, Parity(torch.tensor(1.0)), 6.0, 0.2, magnitude)
-        wanted = by_generate(
-            name, lambda at, n, m=magnitude: [Written(n, beta, 6.0, 0.2, float(target[at]), m)]
-        )
+        rule = Adjustment(beta, targets(), Parity(torch.tensor(1.0)), 6.0, 0.2, magnitude)
+        wanted = adjusted_by_generate(name, magnitude)
         assert told(name, make, Edit(rules=(rule,))) == wanted
-        assert wanted != told(name, make, Edit())
+        assert wanted != plain
 
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)

@@ -64,7 +64,9 @@ def method_of(name):
     return METHODS[name](**SETTINGS.get(name, {}))
 
 
-def learned(method, lmm):
+@cache
+def learned(name, family):
+    method, lmm = method_of(name), tiny_family_lmm(family)
     if method.name == "ablation":
         return Artifact({"directions": random_directions(3, 1, lmm.d_model)})
     if not method.fitted:
@@ -80,7 +82,7 @@ def learned(method, lmm):
 
 
 def context_of(method, lmm):
-    return Context(GENDER, learned(method, lmm), pictures=pictures())
+    return Context(GENDER, learned(method.name, lmm.family.name), pictures=pictures())
 
 
 def part_of(given):
