@@ -6,7 +6,7 @@ OUT ?= runs/demo
 IMAGES ?= 120
 CORES ?= 2
 
-.PHONY: help demo methods papers test test-submit lint train-demo scale corrupt simulate chaos mutate clean
+.PHONY: help demo methods papers test test-submit test-gaudi lint train-demo scale corrupt simulate chaos mutate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -27,6 +27,16 @@ test-submit: $(VENV)/installed ## ray job submit, a Slurm job on two nodes, what
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--target runs/ray-default --upgrade "ray[default]==$$(sed -n 's/^ray==//p' constraints.txt)"
 	LMMSTEER_DEPLOY=1 PYTHONPATH=$(CURDIR)/runs/ray-default $(BIN)/python -m pytest tests/deploy
+
+$(VENV)-hpu/installed: pyproject.toml constraints-hpu.txt
+	$(PYTHON) -m venv $(VENV)-hpu
+	$(VENV)-hpu/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VENV)-hpu/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-hpu.txt \
+	  -e '.[hpu]' pytest pytest-xdist hypothesis scikit-image
+	touch $@
+
+test-gaudi: $(VENV)-hpu/installed ## both roads to Gaudi cards, on a stand-in for Habana's package
+	OMP_NUM_THREADS=1 $(VENV)-hpu/bin/python -m pytest tests/gaudi
 
 lint: $(VENV)/installed ## ruff, pyright, the import contract
 	$(BIN)/ruff check .
@@ -66,4 +76,4 @@ train-demo: $(VENV)/installed ## train the demo LMM again (see lmmsteer/demo/REA
 	$(BIN)/python -m lmmsteer.demo.train
 
 clean: ## remove the environment and the runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-hpu runs

@@ -71,11 +71,17 @@ class EngineConfig:
 
 @dataclass
 class DeviceConfig:
-    """auto, cuda, hpu or cpu; threads: CPU threads of one worker; price: money for a card-hour."""
+    """auto, cuda, hpu or cpu; threads: CPU threads of one worker; price: money for a card-hour.
+
+    mode: of Gaudi cards, `lazy` (null is that) or `eager`. recipes: a folder on each node's local
+    disk where Gaudi's compiled graphs are kept for the next run (null: they are not).
+    """
 
     kind: str = "auto"
     threads: int = 1
     price: float | None = None
+    mode: str | None = None
+    recipes: str | None = None
 
 
 @dataclass

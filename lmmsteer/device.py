@@ -5,11 +5,14 @@ Knows what Ray must reserve for a worker, but not Ray itself.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import platform
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,9 @@ import torch
 from lmmsteer.errors import LmmsteerError
 
 Kind = Literal["cpu", "cuda", "hpu"]
+MODES = ("lazy", "eager")  # Of Gaudi cards.
+RECIPE_MB = 10240  # The most that compiled graphs take on disk.
+ADAPTED = "optimum.habana"  # The package whose models stand in for transformers' own.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 STATUS = Path("/proc/self/status")
 CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: "5" resets the peak of resident memory.
@@ -34,7 +40,14 @@ class Device:
 
     def torch_device(self) -> torch.device:
         """The device as torch names it; the first one visible, since Ray hides the others."""
+        if self.kind == "hpu":
+            return hpu_device()
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, 0)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether this is a Gaudi card in lazy mode, where steps are recorded as HPU graphs."""
+        return self.kind == "hpu" and os.environ.get("PT_HPU_LAZY_MODE", "1") == "1"
 
     def dtype(self, name: str = "auto", checkpoint: torch.dtype | None = None) -> torch.dtype:
         """The dtype that `model.dtype` asks for.
@@ -120,6 +133,16 @@ class Device:
         elif self.kind == "hpu":
             _hpu().synchronize()
 
+    def compiled_graphs(self) -> int:
+        """Graphs that Gaudi's compiler has made in this process; 0 on other devices.
+
+        Source: the metric `graph_compilation` of Habana's bridge.
+        """
+        if self.kind != "hpu":
+            return 0
+        metrics = importlib.import_module("habana_frameworks.torch.hpu.metrics")
+        return int(dict(metrics.metric_global("graph_compilation").stats())["TotalNumber"])
+
     def versions(self) -> dict[str, str]:
         """Versions that can change an answer's last bits: Python, libraries, card and driver."""
         found = {"python": platform.python_version(), "device": self.kind, "card": self.name()}
@@ -128,6 +151,7 @@ class Device:
             found["cuda"] = str(torch.version.cuda)
         if self.kind == "hpu":
             found["habana"] = importlib.metadata.version("habana-torch-plugin")
+            found["mode"] = "lazy" if self.lazy else "eager"
         return found
 
 
@@ -155,6 +179,66 @@ def detect(kind: str = "auto") -> Device:
     )
 
 
+def hpu_device() -> torch.device:
+    """Where kind hpu places tensors."""
+    return torch.device("hpu", 0)
+
+
+def prepare_hpu(mode: str | None, recipes: str | None) -> None:
+    """Tell Habana's bridge how to work; it listens only before it is imported.
+
+    mode: `lazy` (graphs gathered, compiled and replayed; the default) or `eager` (operation by
+    operation). recipes: a folder on a local disk where compiled graphs are kept for the next run.
+    Raises: LmmsteerError for another mode, or one that comes too late.
+    """
+    if mode not in (None, *MODES):
+        raise LmmsteerError(
+            f"device.mode={mode} is not a mode of Gaudi cards.",
+            f"Use device.mode={'|'.join(MODES)}",
+        )
+    wanted = {"PT_HPU_LAZY_MODE": "0" if mode == "eager" else "1"}
+    if recipes is not None:
+        Path(recipes).expanduser().mkdir(parents=True, exist_ok=True)
+        kept = Path(recipes).expanduser().resolve()
+        wanted["PT_HPU_RECIPE_CACHE_CONFIG"] = f"{kept},False,{RECIPE_MB}"
+    late = [key for key, value in wanted.items() if os.environ.get(key) != value]
+    if late and "habana_frameworks.torch.core" in sys.modules and mode is not None:
+        raise LmmsteerError(
+            f"Habana's bridge runs in this process already, so {late[0]} cannot be changed.",
+            "Start a new process, or set it in the environment",
+        )
+    os.environ.update(wanted)
+
+
+def adapt() -> None:
+    """transformers' models become optimum-habana's, for the rest of this process.
+
+    Raises: LmmsteerError where optimum-habana is not installed.
+    """
+    if adapted():
+        return
+    try:
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # It tells of each kernel that is not there.
+            importlib.import_module(f"{ADAPTED}.transformers.modeling_utils")
+            importlib.import_module(
+                ADAPTED
+            ).transformers.modeling_utils.adapt_transformers_to_gaudi()
+    except ImportError as error:
+        raise LmmsteerError(
+            f"engine=reference on Gaudi cards needs optimum-habana, which is not here: {error}.",
+            "pip install -c constraints-hpu.txt 'lmmsteer[hpu]', or use engine=shared",
+        ) from error
+
+
+def adapted() -> bool:
+    """Whether `adapt` was called in this process: generate is optimum-habana's then."""
+    from transformers import GenerationMixin
+
+    return GenerationMixin.generate.__module__.startswith(ADAPTED)
+
+
 def _has_hpu() -> bool:
     if importlib.util.find_spec("habana_frameworks") is None:
         return False
@@ -162,4 +246,5 @@ def _has_hpu() -> bool:
 
 
 def _hpu() -> Any:
+    os.environ.setdefault("PT_HPU_LAZY_MODE", "1")  # Releases differ in what they take by default.
     return importlib.import_module("habana_frameworks.torch.hpu")

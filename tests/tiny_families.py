@@ -105,8 +105,8 @@ def _mllama(folder: Path, size: dict[str, int]) -> None:
         "image_size": 480,
         "patch_size": 120,
         "max_num_tiles": 4,
-        "intermediate_layers_indices": [0],
-        "vision_output_dim": 32,
+        "intermediate_layers_indices": [0, 1],
+        "vision_output_dim": 48,
         "supported_aspect_ratios": [
             [w, h] for w in (1, 2, 3, 4) for h in (1, 2, 3, 4) if w * h <= 4
         ],

@@ -1,4 +1,4 @@
-"""A decode step as a CUDA graph: recorded once for each shape, replayed without the host.
+"""A decode step as a graph (CUDA's here): recorded once for each shape, replayed without the host.
 
 Where a step cannot be recorded it runs as it is, and the log says why.
 """
@@ -32,17 +32,28 @@ class Captured:
         """The step's result, in memory that the next replay overwrites."""
         if self.failed:
             return self.step()
+        if not self.prepare(key):
+            return self.step()
+        graph, result = self._graphs[key]
+        graph.replay()
+        return result
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._graphs
+
+    def prepare(self, key: Hashable) -> bool:
+        """Record the step for a key, where it is not yet; False where steps cannot be recorded."""
+        if self.failed:
+            return False
         if key not in self._graphs:
             try:
                 self._graphs[key] = self._record()
             except RuntimeError as error:
-                log.warning("The decode step runs without a CUDA graph: %s", error)
+                log.warning("The decode step runs without a graph: %s", error)
                 self.failed = True
                 self._graphs.clear()
-                return self.step()
-        graph, result = self._graphs[key]
-        graph.replay()
-        return result
+                return False
+        return True
 
     def forget(self) -> None:
         """The memory that steps work on has moved: record anew."""

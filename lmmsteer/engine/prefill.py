@@ -32,6 +32,7 @@ class Prefill:
         self.lmm, self.decoding, self.lanes = slots.lmm, slots.decoding, slots.lanes
         self.edit, self.sampling, self.rules = slots.edit, slots.sampling, slots.rules
         self.one_by_one, self.chunk = slots.shape.one_by_one, slots.shape.chunk
+        self.bucket = slots.shape.bucket
         self.ahead, self.cache, self.stats = ahead, cache, stats
         self.device = slots.device
         self.cross = self.decoding.cross_layers(self.lmm)
@@ -156,10 +157,11 @@ class Prefill:
             self.lanes,
             picked,
             Groups(at, len(used), width, self.device),
-            self.lanes.longest(used),
+            self.lanes.longest(used) if self.bucket == 1 else self.lanes.room(),
             self.chunk,
         )
-        length = max(len(suffix.ids) for suffix in batch)
+        longest = max(len(suffix.ids) for suffix in batch)
+        length = -(-longest // self.bucket) * self.bucket
         ids = torch.tensor([[*s.ids, *[0] * (length - len(s.ids))] for s in batch])
         starts = torch.tensor([self._start(suffix) for suffix in batch])
         positions = (starts[:, None] + torch.arange(length)).to(self.device)

@@ -1,13 +1,13 @@
 """The reference engine: transformers' own generate, with hooks and one logits rule.
 
-The oracle in tests, and the path for cards that the fast engine does not know. Knows nothing of
-files, data sets or Ray.
+The oracle in tests; on Gaudi cards optimum-habana's generate. Knows nothing of files, data sets or
+Ray.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from lmmsteer.engine import gaudi
 from lmmsteer.engine.cache import growing_cache
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.hooks import Directions, installed, kinds_of, projecting
@@ -38,6 +39,7 @@ class Reference:
 
     slots: int = 32
     stats: Stats = field(default_factory=Stats)
+    _directions: dict[Hashable, Directions] = field(default_factory=dict)
 
     def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[Directions | None]:
         """The model under an edit, for the length of a `with` block."""
@@ -60,6 +62,11 @@ class Reference:
         """
         self.stats = Stats(slots=self.slots, why=f"{self.slots} slots")
         refuse_unseeing(lmm, edit)
+        if lmm.adapted:
+            gaudi.refuse(edit)
+            gaudi.check_noise(lmm.device.torch_device())
+        compiled = lmm.device.compiled_graphs()
+        known = self._kept(lmm, edit) if lmm.adapted else None
         rows, done = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
         shown = {row.request.image_id: None for row in rows}
         prepared = {image_id: lmm.prepare(pictures[image_id]) for image_id in shown}
@@ -71,17 +78,35 @@ class Reference:
         emitted = 0
         for start in range(0, len(rows), self.slots):
             batch = rows[start : start + self.slots]
-            of = [row.directions for row in batch]
             started = time.perf_counter()
-            with installed(lmm, edit, of) as directions, projecting(lmm, edit):
-                answers = _answer(lmm, batch, prepared, edit, sampling, directions, self.stats)
+            if lmm.adapted:
+                full = [*batch, *[batch[-1]] * (self.slots - len(batch))]
+                found = _answer_adapted(lmm, full, prepared, edit, sampling, known, self.stats)
+                answers = found[: len(batch)]
+            else:
+                of = [row.directions for row in batch]
+                with installed(lmm, edit, of) as directions, projecting(lmm, edit):
+                    answers = _answer(lmm, batch, prepared, edit, sampling, directions, self.stats)
             self.stats.decode += time.perf_counter() - started
+            self.stats.compiled = lmm.device.compiled_graphs() - compiled
             self.stats.tokens += sum(answer.new_tokens or 0 for answer in answers)
             done.update(zip((row.index for row in batch), answers, strict=True))
             while emitted in done:
                 yield done.pop(emitted)
                 emitted += 1
         yield from (done[index] for index in sorted(done))
+
+    def _kept(self, lmm: Lmm, edit: Edit) -> Directions | None:
+        """The edit's directions in memory that recorded steps read; those call no hook again."""
+        if edit.residual is None:
+            return None
+        made = Directions(edit.residual, lmm)
+        known = self._directions.setdefault((id(lmm), made.structure), made)
+        if known is not made:
+            fired = set(known.fired)
+            known.load(edit.residual)
+            known.fired |= fired
+        return known
 
 
 @torch.inference_mode()
@@ -123,6 +148,50 @@ def _answer(
         # Behind its end, a row is padding whose logits are nobody's affair.
         failed = failed_at if failed_at < len(tokens) else None
         answers.append(response(lmm, row.request, tokens, failed, row.forced))
+    return answers
+
+
+@torch.inference_mode()
+def _answer_adapted(
+    lmm: Lmm,
+    rows: Sequence[Row],
+    prepared: Mapping[str, PreparedPicture],
+    edit: Edit,
+    sampling: Sampling,
+    directions: Directions | None,
+    stats: Stats,
+) -> list[Response]:
+    """The same by optimum-habana's generate, every call of one shape."""
+    pictures = [prepared[row.request.image_id] for row in rows]
+    found = lmm.inputs([row.prompt for row in rows], pictures, blind=edit.blind)
+    inputs = gaudi.padded(dict(found), lmm.tokenizer.pad_token_id)
+    device, prompt_length = inputs["input_ids"].device, inputs["input_ids"].shape[1]
+    keys = row_keys([row.request.row_id for row in rows]).to(device)
+    eos_ids = () if rows[0].forced else lmm.eos_ids
+    requests = [row.index for row in rows]
+    numbers = [rule.rows if rule.rows is None else rule.rows[requests] for rule in edit.rules]
+    numbers = [of if of is None else of.to(device) for of in numbers]
+    chosen = gaudi.Chosen(edit, numbers, keys, sampling, eos_ids)
+    most = max(row.limit for row in rows) if rows[0].forced else sampling.max_new_tokens
+    structure = ("unsteered",) if directions is None else directions.structure
+    if edit.features is not None:
+        structure = None  # Hooks on the projector read what is another tensor for each shard.
+    with (
+        gaudi.graphed(lmm, structure),
+        installed(lmm, edit, known=directions) as placed,
+        projecting(lmm, edit),
+    ):
+        if placed is not None:
+            placed.choose_slots([row.directions for row in rows])
+        out = gaudi.generate(lmm, inputs, chosen, most, [_Steps(stats)])
+    failed_at = chosen.failed_at.tolist()
+    answers = []
+    for row, generated, failed in zip(
+        rows, out[:, prompt_length:].tolist(), failed_at, strict=True
+    ):
+        tokens = _said(generated[: row.limit], eos_ids)
+        bad = failed if failed < len(tokens) else None
+        answers.append(response(lmm, row.request, tokens, bad, row.forced))
     return answers
 
 

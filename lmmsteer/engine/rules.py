@@ -12,6 +12,11 @@ from torch import Tensor
 from lmmsteer.engine.edit import Draw, Rule
 
 
+def front(whole: Tensor, size: int) -> Tensor:
+    """The first `size` rows; all of them as they are, as recorded steps may not write to views."""
+    return whole if size == len(whole) else whole[:size]
+
+
 class Remembering:
     """The rules of an edit, and a memory for each slot, in the same place from step to step.
 
@@ -74,7 +79,8 @@ class Remembering:
     def advance(self, tokens: Tensor) -> None:
         """The first slots' rows have said one more token each."""
         for rule, memory in zip(self.rules, self.memories, strict=True):
-            memory[: len(tokens)] = rule.advance(memory[: len(tokens)], tokens)
+            held = front(memory, len(tokens))
+            held.copy_(rule.advance(held, tokens))
 
     def move(self, source: int, to: int) -> None:
         for held in (*self.memories, *self.numbers):

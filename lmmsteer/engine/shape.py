@@ -23,6 +23,7 @@ USABLE = (
 WIDTH = 16  # Rows of a lane where calls have fixed shapes.
 PICTURE = (1024, 768)  # A photograph: four tiles for Llama-3.2-Vision.
 SUFFIX = 128
+SUFFIX_BUCKET = 32
 WINDOW = 4  # Steps of an accelerator between two looks of the host.
 
 
@@ -33,7 +34,9 @@ class Shape:
     slots: rows that decode together. lanes: prefixes kept. width: rows of one lane (None: as many
     as there are). fixed: every decode step has one shape, whatever is free. chunk: keys at a time,
     for results that no companion's length can change (strict mode). window: steps between two looks
-    of the host. one_by_one: a prefill call holds one prefix, or one suffix (strict mode).
+    of the host. one_by_one: a prefill call holds one prefix, or one suffix (strict mode, Gaudi).
+    bucket: suffixes are padded to a multiple of so many tokens, prefixes' places to one of BUCKET,
+    where every new shape is a new graph to compile (Gaudi; 1: they are not).
     """
 
     slots: int
@@ -43,6 +46,7 @@ class Shape:
     chunk: int | None = None
     window: int = 1
     one_by_one: bool = False
+    bucket: int = 1
 
 
 def shape_of(
@@ -57,9 +61,14 @@ def shape_of(
     """
     accelerator = lmm.device.kind != "cpu"
     window = WINDOW if accelerator else 1
+    bucket = SUFFIX_BUCKET if lmm.device.kind == "hpu" else 1
     if strict:
         slots = -(-slots // WIDTH) * WIDTH
-        return Shape(slots, fixed_lanes(lmm, slots), WIDTH, True, CHUNK, window, one_by_one=True)
+        lanes = fixed_lanes(lmm, slots)
+        return Shape(slots, lanes, WIDTH, True, CHUNK, window, one_by_one=True, bucket=bucket)
+    if lmm.device.kind == "hpu":
+        lanes = fixed_lanes(lmm, slots)
+        return Shape(slots, lanes, WIDTH, True, None, window, one_by_one=True, bucket=bucket)
     if accelerator:
         return Shape(slots, fixed_lanes(lmm, slots), WIDTH, True, window=window)
     shares = DECODING[lmm.family.name].shares_prompts

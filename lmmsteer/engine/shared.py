@@ -13,6 +13,7 @@ from torch import Tensor
 from lmmsteer.engine import attention
 from lmmsteer.engine.blocked import blocked
 from lmmsteer.engine.edit import Edit
+from lmmsteer.engine.gaudi import check_noise
 from lmmsteer.engine.hooks import Directions, installed
 from lmmsteer.engine.pictures import PICTURES, FeatureCache, encoded
 from lmmsteer.engine.run import Run
@@ -74,6 +75,8 @@ class Shared:
         """
         if not requests:
             return
+        if lmm.device.kind == "hpu" and sampling.temperature > 0:
+            check_noise(lmm.device.torch_device())
         slots, why = self._slot_count(lmm, sampling)
         tried: list[int] = []
         for count in fallbacks(slots):
@@ -115,6 +118,8 @@ class Shared:
         slots = self._ready(lmm, requests, count, 1 + len(edit.streams))
         directions = self._load(lmm, edit)
         slots.begin(edit, sampling, None if directions is None else directions.structure)
+        slots.recorded = self.stats.recorded
+        compiled = lmm.device.compiled_graphs()
         self.stats.slots, self.stats.lanes = slots.shape.slots, slots.shape.lanes
         run = Run(slots, requests, pictures, self.cache, self.stats, lengths)
         emitted = 0
@@ -127,6 +132,7 @@ class Shared:
                     emitted += 1
         finally:
             run.close()
+            self.stats.compiled = lmm.device.compiled_graphs() - compiled
 
     @torch.inference_mode()
     def _until(self, run: Run, edit: Edit, directions: Directions | None, row: int) -> None:

@@ -6,7 +6,7 @@ row that ends with no successor is replaced by the last one. With `fixed` every 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from lmmsteer.engine.attention import Groups, working
 from lmmsteer.engine.capture import Captured
 from lmmsteer.engine.edit import Edit
+from lmmsteer.engine.gaudi import HpuCaptured
 from lmmsteer.engine.rows import Group, Place, Ready, Row
-from lmmsteer.engine.rules import Remembering, structure_of
+from lmmsteer.engine.rules import Remembering, front, structure_of
 from lmmsteer.engine.sampling import Draws, Sampling, nonfinite, row_keys
 from lmmsteer.engine.shape import Shape
 from lmmsteer.engine.store import Lanes, Own, Passing
@@ -59,8 +60,11 @@ class Slots:
         self.fixed = shape.fixed
         self.edit, self.sampling = Edit(), Sampling()
         self.structure: Hashable = None
-        self.lanes = Lanes(shape.lanes, device, shape.chunk)
-        self.own = Own(count, device, shape.chunk or (BUCKET if shape.fixed else None))
+        on_gaudi = lmm.device.kind == "hpu"
+        block = shape.chunk or (BUCKET if on_gaudi else None)
+        self.lanes = Lanes(shape.lanes, device, block, gathers=on_gaudi)
+        own_block = shape.chunk or (BUCKET if shape.fixed else None)
+        self.own = Own(count, device, own_block, at_once=on_gaudi)
         self.active: list[Active | None] = [None] * count
         self.changed = True
         self.runs = 0
@@ -77,8 +81,10 @@ class Slots:
         self._step = torch.zeros(count, dtype=torch.int32, device=device)
         self._keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
         self._blind = torch.zeros(count, dtype=torch.bool, device=device)
-        self._graphs = shape.fixed and device.type == "cuda"
-        self._captured = Captured(lambda: self._token(exact=False), self._state)
+        self._graphs = shape.fixed and (device.type == "cuda" or lmm.device.lazy)
+        kind = HpuCaptured if on_gaudi else Captured
+        self._captured = kind(lambda: self._token(exact=False), self._state)
+        self.recorded: Callable[[], None] = lambda: None  # Called for each step recorded.
 
     def begin(self, edit: Edit, sampling: Sampling, structure: Hashable) -> None:
         """From now on rows decode under this edit.
@@ -182,8 +188,25 @@ class Slots:
     def _one(self, *, exact: bool) -> Tensor:
         if not self._graphs:
             return self._token(exact=exact)
-        key = (self.structure, self.own.longest, self.lanes.ragged(self._prefix_keys))
-        return self._captured(key).clone()
+        if self._key() not in self._captured and not self._captured.failed:
+            self._warm()
+        return self._captured(self._key()).clone()
+
+    def _key(self) -> Hashable:
+        """What a recorded step depends on."""
+        return (self.structure, self.own.longest, self.lanes.ragged(self._prefix_keys))
+
+    def _warm(self) -> None:
+        """Record the step; on Gaudi cards, where a graph takes long to compile, for every length
+        that rows may come to, before the first of them is answered.
+        """
+        now, block = self.own.longest, self.own.block
+        gaudi = self.lmm.device.kind == "hpu"
+        for longest in range(block, self.own.room + 1, block) if gaudi else (now,):
+            self.own.longest = longest
+            self._captured.prepare(self._key())
+            self.recorded()
+        self.own.longest = now
 
     def _token(self, *, exact: bool) -> Tensor:
         """One token for every row: [3, rows], the token, not finite, crowded (see choose_among)."""
@@ -207,11 +230,10 @@ class Slots:
         logits = self.rules.apply(logits, draw, dense=self.fixed)
         bad = nonfinite(logits)
         chosen = draw(logits)
-        self._tokens[:size] = chosen
+        front(self._tokens, size).copy_(chosen)
         self.rules.advance(chosen)
-        self._position[:size] += 1
-        self._step[:size] += 1
-        self.own.lengths[:size] += 1
+        for counted in (self._position, self._step, self.own.lengths):
+            front(counted, size).add_(1)
         return torch.stack([chosen, bad.to(chosen.dtype), draw.crowded.to(chosen.dtype)])
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ class Stats:
     """Seconds for each stage, and counts. wait: the device had nothing to do, for want of pictures.
 
     busy: rows decoding, summed over the steps. first_token_seconds: mean from the start to a row's
-    first token. fallback: slots that memory did not suffice for.
+    first token. fallback: slots that memory did not suffice for. graphs: steps recorded for replay;
+    compiled: graphs that Gaudi's compiler made, prefill and all.
     """
 
     vision: float = 0.0
@@ -30,6 +31,12 @@ class Stats:
     rows: int = 0
     why: str = ""
     fallback: tuple[int, ...] = ()
+    graphs: int = 0
+    compiled: int = 0
+
+    def recorded(self) -> None:
+        """One more step is recorded."""
+        self.graphs += 1
 
     def first_token(self, seconds: float) -> None:
         """One more row has its first token."""

@@ -59,12 +59,15 @@ class Lanes:
 
     Layers are made when they are first written, since only then their shapes are known. A lane's
     length says how many of its keys are there; cross-attention layers have lengths of their own.
-    block: the room is a multiple of it (strict mode's chunk). moved: memory is another than it was
-    when this was last set to False.
+    block: the room is a multiple of it (strict mode's chunk). gathers: lanes are always picked by a
+    tensor, since on Gaudi cards a slice from elsewhere is another graph. moved: memory is another
+    than it was when this was last set to False.
     """
 
-    def __init__(self, lanes: int, device: torch.device, block: int | None = None) -> None:
-        self.block = block or 1
+    def __init__(
+        self, lanes: int, device: torch.device, block: int | None = None, gathers: bool = False
+    ) -> None:
+        self.block, self.gathers = block or 1, gathers
         self.lengths = torch.ones(lanes, dtype=torch.long, device=device)
         self.kept: dict[int, Pair] = {}
         self.cross: dict[int, Tensor] = {}
@@ -85,7 +88,7 @@ class Lanes:
 
     def pick(self, lanes: Sequence[int]) -> slice | Tensor:
         """These lanes (ascending): a slice where they stand together, which costs no copy."""
-        if lanes[-1] - lanes[0] + 1 == len(lanes):
+        if lanes[-1] - lanes[0] + 1 == len(lanes) and not self.gathers:
             return slice(lanes[0], lanes[-1] + 1)
         return torch.tensor(lanes, device=self.lengths.device)
 
@@ -149,14 +152,18 @@ class Own:
 
     The room is what the longest row so far needed (`reach`), in steps, at most what the longest
     may need (`ensure`): memory follows the answers, not the limit. by_token: a slot's tokens lie in
-    memory one behind the other, all heads together, as a card's kernel reads them.
+    memory one behind the other, all heads together, as a card's kernel reads them. at_once: all
+    that rows may need is taken at the start, so that recorded steps find it where it was.
     """
 
     STEP = 64
 
-    def __init__(self, slots: int, device: torch.device, block: int | None = None) -> None:
+    def __init__(
+        self, slots: int, device: torch.device, block: int | None = None, at_once: bool = False
+    ) -> None:
         self.slots, self.room, self.most = slots, 0, 0
         self.by_token = device.type == "cuda"
+        self.at_once = at_once
         self.block = block or self.STEP
         self.kept: dict[int, Pair] = {}
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)
@@ -165,9 +172,9 @@ class Own:
         self._moved = False
 
     def ensure(self, tokens: int) -> None:
-        """Rows may come to hold so many tokens; a card's memory is taken at once."""
+        """Rows may come to hold so many tokens; with `at_once` their memory is taken now."""
         self.most = max(self.most, -(-tokens // self.block) * self.block)
-        if self.by_token and self.most > self.room:
+        if (self.by_token or self.at_once) and self.most > self.room:
             self._grow(self.most)
 
     def reach(self, tokens: int, *, exact: bool = True) -> bool:

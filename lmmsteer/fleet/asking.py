@@ -59,10 +59,7 @@ class LocalModel:
             raise LmmsteerError(what, mend) from error
         self.digest = files.digest(self.folder)
         self.name = f"{self.folder.resolve().name}@{self.digest[:16]}"
-        kind = device.detect("auto").kind
-        self._engine = engines.open_engine(
-            EngineConfig(name="reference" if kind == "hpu" else "shared")
-        )
+        self._engine = engines.open_engine(EngineConfig())
 
     @cached_property
     def lmm(self) -> Lmm:

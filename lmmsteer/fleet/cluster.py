@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lmmsteer.config import ClusterConfig, DeviceConfig
-from lmmsteer.errors import RunFailed
+from lmmsteer.errors import LmmsteerError, RunFailed
 
 if TYPE_CHECKING:
     from lmmsteer.device import Device
@@ -118,8 +118,28 @@ def device_of(cluster: ClusterConfig, wanted: DeviceConfig) -> Device:
     from lmmsteer import device
 
     if wanted.kind in ("cuda", "hpu") and address_of(cluster):
-        return device.Device(wanted.kind)  # type: ignore[arg-type]
-    return device.detect(wanted.kind)
+        found = device.Device(wanted.kind)  # type: ignore[arg-type]
+    else:
+        found = device.detect(wanted.kind)
+    _check_gaudi(wanted, found)
+    return found
+
+
+def _check_gaudi(wanted: DeviceConfig, found: Device) -> None:
+    """Raises: LmmsteerError for keys of Gaudi cards where workers have none, or a wrong mode."""
+    from lmmsteer.device import MODES
+
+    for key, value in (("mode", wanted.mode), ("recipes", wanted.recipes)):
+        if value is not None and found.kind != "hpu":
+            raise LmmsteerError(
+                f"device.{key}={value} is for Gaudi cards, and the workers run on {found.kind}.",
+                f"Leave device.{key} out, or use device=hpu",
+            )
+    if wanted.mode not in (None, *MODES):
+        raise LmmsteerError(
+            f"device.mode={wanted.mode} is not a mode of Gaudi cards.",
+            f"Use device.mode={'|'.join(MODES)}",
+        )
 
 
 def workers_wanted(cluster: ClusterConfig, wanted: DeviceConfig, work: int) -> int:

@@ -35,11 +35,10 @@ class Engine(Protocol):
     ) -> Iterator[Response]: ...
 
 
-def check(config: EngineConfig, device: str) -> None:
+def check(config: EngineConfig) -> None:
     """Refuse an engine that is not there or cannot do what is asked of it.
 
-    Raises: LmmsteerError for an unknown name, for strict=true without engine=shared, and for
-    engine=shared on Gaudi.
+    Raises: LmmsteerError for an unknown name, and for strict=true without engine=shared.
     """
     if config.name not in ENGINES:
         known = ", ".join(ENGINES)
@@ -50,8 +49,11 @@ def check(config: EngineConfig, device: str) -> None:
             "row's last bits.",
             "Use engine=shared engine.strict=true",
         )
-    if config.name == "shared" and device == "hpu":
-        raise LmmsteerError("engine=shared does not run on Gaudi cards.", "Use engine=reference")
+
+
+def adapts(config: EngineConfig, device: str) -> bool:
+    """Whether an engine runs optimum-habana's models there instead of transformers' own."""
+    return config.name == "reference" and device == "hpu"
 
 
 def open_engine(config: EngineConfig) -> Shared | Reference:
@@ -67,6 +69,7 @@ def progress(engine: Engine) -> int:
     if stats is None:
         return 0
     counts = (stats.steps, stats.tokens, stats.encoded, stats.prefixes, stats.suffixes, stats.rows)
+    counts = (*counts, stats.graphs)
     return hash((id(stats), *counts))
 
 
@@ -84,4 +87,5 @@ def facts_of(engine: Engine) -> dict[str, Any]:
     seconds = {name: round(getattr(stats, name), 3) for name in stages}
     facts = {"slots": stats.slots, "why": stats.why, "tokens": stats.tokens, "steps": stats.steps}
     fallback = {"fallback": list(stats.fallback)} if stats.fallback else {}
-    return {**facts, **seconds, **fallback}
+    graphs = {name: n for name in ("graphs", "compiled") if (n := getattr(stats, name))}
+    return {**facts, **seconds, **fallback, **graphs}

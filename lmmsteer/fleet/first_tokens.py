@@ -71,7 +71,7 @@ class FirstTokens:
                 "Analyse the output that lmmsteer generate has written.",
             )
         config = typed_config(record.config)
-        engines.check(config.engine, device.detect("auto").kind)
+        engines.check(config.engine)
         spec, files = model_spec(config)
         spec = replace(spec, name=record.cell.model)
         steering = self._steering(record, config, spec, files)

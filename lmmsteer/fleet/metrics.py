@@ -12,7 +12,8 @@ STAGES = ("vision", "prefix", "suffix", "decode")
 
 class Metrics:
     """Counters by model: lmmsteer_rows, _failed_rows (by reason), _tokens, _shards, _failed_shards,
-    _stage_seconds (by stage), _wait_seconds (the device had nothing to do, for want of pictures).
+    _stage_seconds (by stage), _wait_seconds (the device had nothing to do, for want of pictures),
+    _compiled_graphs (by Gaudi's compiler).
     """
 
     @cached_property
@@ -26,6 +27,7 @@ class Metrics:
             "shards": ("Shards committed.", ()),
             "failed_shards": ("Shards given up.", ("reason",)),
             "stage_seconds": ("Seconds in each stage of the engine.", ("stage",)),
+            "compiled_graphs": ("Graphs that Gaudi's compiler made.", ()),
             "wait_seconds": ("Seconds in which the device waited for pictures.", ()),
         }
         return {
@@ -47,6 +49,7 @@ class Metrics:
             self._add("failed_rows", rows, model, reason=reason)
         for stage in STAGES:
             self._add("stage_seconds", report.engine.get(stage, 0), model, stage=stage)
+        self._add("compiled_graphs", report.engine.get("compiled", 0), model)
         self._add("wait_seconds", report.engine.get("wait", 0), model)
 
     def _add(self, name: str, value: float, model: str, **tags: str) -> None:

@@ -33,7 +33,7 @@ from lmmsteer.fleet.steering import (
 )
 from lmmsteer.fleet.task import ModelSpec, Task
 from lmmsteer.methods.artifact import ModelFacts
-from lmmsteer.models import files
+from lmmsteer.models import files, gaudi
 from lmmsteer.models.families import Family, family_of, feature_levels
 from lmmsteer.schema import SCHEMA_VERSION, Cell
 from lmmsteer.store import Store
@@ -137,9 +137,13 @@ def _job(
     recorded: CellRecord | None = None,
 ) -> Job:
     key, method = method_of(config)
-    engines.check(config.engine, cluster.device_of(config.cluster, config.device).kind)
+    kind = cluster.device_of(config.cluster, config.device).kind
+    engines.check(config.engine)
     spec, folder = model_spec(config)
-    spec = replace(spec, name=cell.model)
+    adapted = engines.adapts(config.engine, kind)
+    if adapted:
+        gaudi.check(family(spec, folder))
+    spec = replace(spec, name=cell.model, adapted=adapted)
     dataset, identity = manifest_of(config, cell.dataset)
     facts = facts_of(spec, folder)
     place = Place(
@@ -197,10 +201,12 @@ def facts_of(spec: ModelSpec, folder: Path) -> ModelFacts:
 def stack_of(config: Any) -> dict[str, Any]:
     """What the answers are computed with: another of these may change their last bits."""
     slots = {"slots": config.engine.slots} if hasattr(config, "engine") else {}
+    kind = cluster.device_of(config.cluster, config.device).kind
     return {
         **stack.versions(),
-        "device": cluster.device_of(config.cluster, config.device).kind,
+        "device": kind,
         "threads": config.device.threads,
+        **({"mode": config.device.mode or "lazy"} if kind == "hpu" else {}),
         **slots,
     }
 

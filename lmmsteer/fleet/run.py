@@ -43,7 +43,7 @@ def carry_out(
     workers = clusters.workers_wanted(cluster, device, work)
     with clusters.joined(cluster, device, workers) as ray:
         found = clusters.device_of(cluster, device)
-        arguments = (found.kind, device.threads, _node)
+        arguments = (found.kind, device.threads, _node, device.mode, device.recipes)
         fleet = RayFleet(ray, Worker, found, device.threads, arguments)
         grows = cluster.workers is None and clusters.address_of(cluster) is not None
         driver = Driver(scheduler, fleet, None if grows else workers, _fits(planned))

@@ -10,7 +10,10 @@ from lmmsteer.config import EngineConfig, SamplingConfig
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which weights: two tasks with equal specs share one load."""
+    """Which weights: two tasks with equal specs share one load.
+
+    adapted: as optimum-habana's models (engine=reference on Gaudi cards).
+    """
 
     name: str
     path: str
@@ -18,6 +21,7 @@ class ModelSpec:
     dtype: str
     family: str
     digest: str
+    adapted: bool = False
 
 
 @dataclass(frozen=True)

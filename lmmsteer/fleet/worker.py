@@ -29,12 +29,21 @@ Digests = tuple[str, str] | None
 class Worker:
     """One card, one model at a time. Whatever goes wrong comes back as a Report, never as text.
 
-    node: names the machine to whoever has started this worker. `pulse` is answered while the others
-    work.
+    node: names the machine to whoever has started this worker. mode, recipes: of a Gaudi card, see
+    `DeviceConfig`. `pulse` is answered while the others work.
     """
 
-    def __init__(self, kind: str, threads: int, node: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        threads: int,
+        node: Callable[[], str] = lambda: "",
+        mode: str | None = None,
+        recipes: str | None = None,
+    ) -> None:
         self.threads, self.node = threads, node()
+        if kind == "hpu":
+            device.prepare_hpu(mode, recipes)
         self.device = device.detect(kind)
         self.spec: ModelSpec | None = None
         self.lmm: lmm.Lmm | None = None
@@ -51,6 +60,7 @@ class Worker:
             "host": socket.gethostname(),
             "node": self.node,
             "device": self.device.name(),
+            "cards": os.environ.get("HABANA_VISIBLE_MODULES", ""),
             "stack": {**stack.versions(), "device": self.device.kind},
         }
 
@@ -150,6 +160,7 @@ class Worker:
             family=spec.family,
             device=self.device,
             digest=spec.digest,
+            adapted=spec.adapted,
         )
         self.spec = spec
 

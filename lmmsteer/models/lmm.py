@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchFeature, GenerationConfig
 
+from lmmsteer import device as devices
 from lmmsteer.device import DTYPES, Device
 from lmmsteer.errors import LmmsteerError
-from lmmsteer.models import files
+from lmmsteer.models import files, gaudi
 from lmmsteer.models.extras import EXTRAS
 from lmmsteer.models.families import Family, family_of, feature_levels
 from lmmsteer.models.loading import ending_ids, read_processor, read_weights
@@ -75,6 +76,11 @@ class Lmm:
     dtype: torch.dtype
     eos_ids: tuple[int, ...]
     tokenizer_digest: str = ""
+
+    @property
+    def adapted(self) -> bool:
+        """Whether this is optimum-habana's model, whose generate is another."""
+        return type(self.model).__module__.startswith(devices.ADAPTED)
 
     @property
     def tokenizer(self) -> Any:
@@ -167,6 +173,9 @@ class Lmm:
         ]
 
     def _writers(self, block: nn.Module) -> tuple[nn.Module, nn.Module]:
+        if self.adapted and self.family.name in gaudi.WRITES:
+            attention, mlp = gaudi.WRITES[self.family.name]
+            return block.get_submodule(attention), block.get_submodule(mlp)
         for names in self.family.writes:
             attention, mlp = (getattr(block, name, None) for name in names)
             if attention is not None and mlp is not None:
@@ -337,22 +346,34 @@ def load(
     family: str = "auto",
     device: Device | None = None,
     digest: str | None = None,
+    adapted: bool = False,
 ) -> Lmm:
     """Load a model with its processor onto a device, ready to answer.
 
     path: `demo`, a folder saved by save_pretrained, or a hub id; digest: where it is known already.
+    adapted: as optimum-habana's model, in a process that has only such.
     Raises: LmmsteerError for a folder that is incomplete, a family that is unknown, weights that
-    do not fill the model.
+    do not fill the model, or a model of the other kind in this process.
     """
     folder = files.locate(path, revision)
     files.check(folder)
     config = files.config(folder)
     record = family_of(str(config.get("model_type")), family)
     device = device or Device("cpu")
+    if adapted:
+        gaudi.check(record)
+        devices.adapt()
+    elif devices.adapted():
+        raise LmmsteerError(
+            "This process runs optimum-habana's models, since a cell before had engine=reference.",
+            "Run cells with engine=reference and cells with engine=shared in commands of their own",
+        )
     chosen = device.dtype(dtype, DTYPES.get(str(config.get("dtype", config.get("torch_dtype")))))
     model = (
         read_weights(folder, chosen, record).to(device.torch_device()).eval().requires_grad_(False)
     )
+    if adapted:
+        gaudi.mend(model, record)
     processor = read_processor(folder, model, record)
     eos_ids = ending_ids(model, processor.tokenizer, record)
     # A checkpoint may bring penalties and a temperature of its own; only sampling.* counts here.

@@ -25,6 +25,7 @@ from lmmsteer.models.blip import Captioner
 from lmmsteer.models.clipcap import ClipCap
 from lmmsteer.models.families import Family
 from lmmsteer.models.files import config
+from lmmsteer.models.mllama import keep_intermediate_states
 from lmmsteer.models.parts import Parts, chat_template
 from lmmsteer.models.qwen import follow_own_rows
 from lmmsteer.models.shown import SHOWN
@@ -67,6 +68,8 @@ def read_weights(folder: Path, dtype: torch.dtype, family: Family) -> Any:
         )
     if family.name == "qwen2_5_vl":
         follow_own_rows(model)
+    if family.name == "mllama":
+        keep_intermediate_states(model)
     return model
 
 

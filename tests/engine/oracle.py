@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoProcessor, AutoTokenizer, LlavaForConditionalGeneration
 
+from lmmsteer.models.mllama import keep_intermediate_states
 from tests.engine.oracle_recent import RECENT_ORACLES
 from tests.tiny import image_processor_class
 
@@ -115,6 +116,10 @@ class Llava(Oracle):
 
 class Mllama(Oracle):
     opened = transformers.MllamaForConditionalGeneration
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        keep_intermediate_states(self.model)  # Held against a walk by hand in tests/models.
 
     def inputs(self, prompt, picture):
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}

@@ -1,0 +1,82 @@
+"""What both roads on Gaudi cards are asked, and how plain transformers on a processor answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from lmmsteer.device import Device
+from lmmsteer.engine.edit import Bias, Edit, ResidualEdit
+from lmmsteer.engine.reference import Reference
+from lmmsteer.engine.sampling import Sampling
+from lmmsteer.models.lmm import Lmm, load
+from lmmsteer.schema import Request, row_id
+from tests.tiny import photographs
+from tests.tiny_families import save_tiny
+
+NEW = 10
+PROMPTS = (
+    "Describe the image in as much detail as possible.",
+    "What?",
+    "What is the age of the person in the photo? Pretend you are here.",
+)
+SAMPLINGS = {
+    "greedy": Sampling(temperature=0, max_new_tokens=NEW),
+    "sampled": Sampling(temperature=0.75, max_new_tokens=NEW),
+}
+
+
+def save(name: str, folder: Path) -> Path:
+    """A tiny model; Qwen's windows are as wide as the published one's."""
+    made = save_tiny(name, folder)
+    if name == "qwen2_5_vl":
+        config = json.loads((made / "config.json").read_text())
+        config["vision_config"]["window_size"] = 112
+        (made / "config.json").write_text(json.dumps(config))
+    return made
+
+
+def opened(name: str, folder: Path, kind: str = "cpu", *, adapted: bool = False) -> Lmm:
+    device = Device(kind)  # type: ignore[arg-type]
+    return load(name, str(folder), dtype="float32", device=device, digest=name, adapted=adapted)
+
+
+def rows() -> list[Request]:
+    return [
+        Request(row_id(picture, None, prompt, seed), picture, prompt[:4], prompt, seed)
+        for picture in ("astronaut", "cat", "coffee")
+        for prompt in PROMPTS
+        for seed in (0, 1)
+    ]
+
+
+def edits(lmm: Lmm) -> dict[str, Edit]:
+    """Two of one structure, so that the second must not be answered with the first one's values."""
+    return {
+        "unsteered": Edit(),
+        "ablated": Edit(residual=ResidualEdit(_directions(lmm, 1))),
+        "ablated otherwise": Edit(residual=ResidualEdit(_directions(lmm, 2))),
+        "biased": Edit(rules=(Bias(torch.linspace(-1, 1, lmm.vocab_size)),)),
+    }
+
+
+def _directions(lmm: Lmm, seed: int) -> torch.Tensor:
+    drawn = torch.randn(lmm.d_model, 1, generator=torch.Generator().manual_seed(seed))
+    return torch.linalg.qr(drawn).Q.T
+
+
+def answers(engine: object, lmm: Lmm, edit: Edit, sampling: Sampling) -> list[list[int] | None]:
+    found = list(engine.generate(lmm, rows(), photographs(), edit, sampling))  # type: ignore[attr-defined]
+    assert [one.error for one in found] == [None] * len(found)
+    return [one.token_ids for one in found]
+
+
+def expected(lmm: Lmm) -> dict[str, list[list[int] | None]]:
+    """By edit and sampling, from transformers' generate with hooks."""
+    return {
+        f"{edit} {sampling}": answers(Reference(8), lmm, made, SAMPLINGS[sampling])
+        for edit, made in edits(lmm).items()
+        for sampling in SAMPLINGS
+    }

@@ -1,0 +1,5 @@
+import torch
+
+
+def manual_seed_all(seed: int) -> None:
+    torch.manual_seed(seed)

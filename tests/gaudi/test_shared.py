@@ -1,0 +1,58 @@
+"""engine=shared on Gaudi cards: transformers' own models, the step an HPU graph."""
+
+import os
+
+import pytest
+
+from lmmsteer import device
+from lmmsteer.engine.sampling import Sampling
+from lmmsteer.engine.shared import Shared
+from tests.gaudi import cases
+
+NAMES = ("llava", "mllama", "qwen2_5_vl")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def models(request, tmp_path_factory, stand_in):
+    """One model on the stand-in card, and on a processor."""
+    folder = cases.save(request.param, tmp_path_factory.mktemp("model") / request.param)
+    assert device.detect("hpu").lazy
+    kinds = ("hpu", "cpu")
+    return [cases.opened(request.param, folder, kind) for kind in kinds]
+
+
+def test_the_card_says_what_transformers_says_steered_and_not_greedy_and_sampled(models):
+    on_card, plain = models
+    engine, found, graphs = Shared(16), {}, []
+    for name, edit in cases.edits(on_card).items():
+        for sampling, made in cases.SAMPLINGS.items():
+            found[f"{name} {sampling}"] = cases.answers(engine, on_card, edit, made)
+            graphs.append(engine.stats.graphs)
+            assert engine.stats.compiled == engine.stats.graphs
+    assert found == cases.expected(plain)
+    # A step has one set of shapes: one graph for each structure, none for other directions.
+    assert graphs == [1, 1, 1, 1, 0, 0, 1, 1]
+
+
+def test_every_length_that_rows_may_come_to_is_recorded_before_the_first_answer(models):
+    on_card, _ = models
+    engine = Shared(16)
+    longer = Sampling(temperature=0, max_new_tokens=200)  # Behind a prompt: two blocks of 128.
+    lengths = [3] * len(cases.rows())
+    from tests.tiny import photographs
+
+    given = (on_card, cases.rows(), photographs(), cases.Edit(), longer)
+    assert len(list(engine.generate(*given, lengths=lengths))) == len(lengths)
+    assert engine.stats.graphs == 1  # No row may come to more than three tokens.
+    next(iter(engine.generate(*given)))
+    assert engine.stats.graphs >= 1
+    assert len(engine._slots._captured._graphs) == 2
+
+
+def test_in_eager_mode_nothing_is_recorded_and_nothing_changes(models, monkeypatch):
+    on_card, _ = models
+    lazy = cases.answers(Shared(16), on_card, cases.Edit(), cases.SAMPLINGS["sampled"])
+    monkeypatch.setitem(os.environ, "PT_HPU_LAZY_MODE", "0")
+    engine = Shared(16)
+    assert cases.answers(engine, on_card, cases.Edit(), cases.SAMPLINGS["sampled"]) == lazy
+    assert engine.stats.graphs == 0
