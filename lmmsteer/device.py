@@ -221,10 +221,8 @@ def adapt() -> None:
         with contextlib.redirect_stdout(
             io.StringIO()
         ):  # It tells of each kernel that is not there.
-            importlib.import_module(f"{ADAPTED}.transformers.modeling_utils")
-            importlib.import_module(
-                ADAPTED
-            ).transformers.modeling_utils.adapt_transformers_to_gaudi()
+            made = importlib.import_module(f"{ADAPTED}.transformers.modeling_utils")
+            made.adapt_transformers_to_gaudi()
     except ImportError as error:
         raise LmmsteerError(
             f"engine=reference on Gaudi cards needs optimum-habana, which is not here: {error}.",
@@ -234,9 +232,8 @@ def adapt() -> None:
 
 def adapted() -> bool:
     """Whether `adapt` was called in this process: generate is optimum-habana's then."""
-    from transformers import GenerationMixin
-
-    return GenerationMixin.generate.__module__.startswith(ADAPTED)
+    mixin: Any = importlib.import_module("transformers").GenerationMixin
+    return mixin.generate.__module__.startswith(ADAPTED)
 
 
 def _has_hpu() -> bool:

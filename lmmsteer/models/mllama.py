@@ -15,6 +15,8 @@ from torch import Tensor
 
 from lmmsteer.device import ADAPTED
 
+NAMES = ("hidden_states", "hidden_state")  # Of a block's input, by release.
+
 
 def keep_intermediate_states(model: Any) -> None:
     """Let the tower hand out the states that go into its intermediate layers.
@@ -30,7 +32,9 @@ def keep_intermediate_states(model: Any) -> None:
 
     def entering(layer: int) -> Any:
         def keep(_: Any, args: Any, kwargs: Any) -> None:
-            held[layer] = args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
+            held[layer] = (
+                args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
+            )
 
         return keep
 

@@ -16,6 +16,7 @@ from lmmsteer.methods.base import Attribute, Context
 from lmmsteer.methods.gradient import Asked, gradient_directions, loss_of
 from lmmsteer.methods.steered_gradient import SteeredGradient
 from lmmsteer.methods.words import spellings
+from lmmsteer.models.mllama import keep_intermediate_states
 from lmmsteer.schema import Request, row_id
 from tests.engine import oracle
 from tests.tiny import photographs, tiny_llava
@@ -44,7 +45,9 @@ def requests(prompts=("What is this?", "Describe the image."), seeds=(0, 1)):
 def of_autograd(family, picture, targets, *, epsilon, loss="mse", position="last"):
     """a_l of every layer, by hooks on a plain model in float64. [n_layers, d_model]."""
     folder = tiny_llava() if family == "llava" else tiny_family(family)
-    model = CLASSES[family].from_pretrained(folder, dtype=torch.float64).eval()
+    model = CLASSES[family].from_pretrained(folder).double().eval()
+    if family == "mllama":
+        keep_intermediate_states(model)
     inputs = tiny_family_lmm(family).inputs([QUESTION], [picture])
     inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
     blocks, held, put = model.model.language_model.layers, [], {}

@@ -19,6 +19,10 @@ def is_available() -> bool:
     return device_count() > 0
 
 
+def is_initialized() -> bool:
+    return is_available()
+
+
 def device_count() -> int:
     return int(os.environ.get("LMMSTEER_STAND_IN_CARDS", "1"))
 
