@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+import transformers
 
 from lmmsteer.engine.edit import Contrast, Edit, ResidualEdit
 from lmmsteer.engine.reference import Reference
@@ -110,6 +111,12 @@ CASES = [
     ("smolvlm", Contrast(streams=("noise",))),
 ]
 CASES = [(name, contrast) for name, contrast in CASES if name in ("llava", *NAMES)]
+# In transformers 4.55 a call without a cache lets all of PaliGemma's tokens see each other, those
+# said included, as its own generate does not: a forward pass from nothing is no oracle there.
+BLIND = ["llava", "mllama", "qwen2_5_vl", "paligemma"]
+if transformers.__version__ < "5":
+    CASES = [(name, contrast) for name, contrast in CASES if name != "paligemma"]
+    BLIND.remove("paligemma")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +172,7 @@ def test_too_few_slots_are_refused():
         list(Shared(1).generate(lmm, REQUESTS, PICTURES, edit, GREEDY))
 
 
-@pytest.mark.parametrize("name", ["llava", "mllama", "qwen2_5_vl", "paligemma"])
+@pytest.mark.parametrize("name", BLIND)
 @pytest.mark.parametrize("make", [lambda: Shared(6), lambda: Reference(5)])
 def test_blind_rows_say_what_the_prompt_alone_would_say(name, make):
     lmm = tiny_lmm() if name == "llava" else tiny_family_lmm(name)

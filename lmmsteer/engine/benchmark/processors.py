@@ -6,6 +6,7 @@ the model's size with entries that no text produces.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -56,14 +57,24 @@ def tokenizer(vocab_size: int, image: str, more: Sequence[str] = ()) -> Any:
     )
 
 
+def pil(family: str, name: str) -> Any:
+    """transformers' image processor that works on PIL pictures: a module's own, or 4.55's only."""
+    try:
+        home = importlib.import_module(
+            f"transformers.models.{family}.image_processing_pil_{family}"
+        )
+    except ImportError:
+        return getattr(importlib.import_module("transformers"), name)
+    return getattr(home, f"{name}Pil")
+
+
 def llava(config: Any) -> Any:
     """CLIP's PIL image processor and a tokenizer, as LLaVA-1.5 has them."""
     from transformers import LlavaProcessor
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     side = config.vision_config.image_size
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
+        image_processor=pil("clip", "CLIPImageProcessor")(
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}
         ),
         tokenizer=tokenizer(config.text_config.vocab_size, "<image>"),
@@ -76,10 +87,9 @@ def llava(config: Any) -> Any:
 def mllama(config: Any) -> Any:
     """Llama-3.2-Vision's tiles of 560 pixels, up to four."""
     from transformers import MllamaProcessor
-    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
     side = config.vision_config.image_size
-    pictures = MllamaImageProcessorPil(
+    pictures = pil("mllama", "MllamaImageProcessor")(
         size={"height": side, "width": side}, max_image_tiles=config.vision_config.max_num_tiles
     )
     words = tokenizer(config.text_config.vocab_size, "<|image|>", ("<|python_tag|>",))
@@ -88,13 +98,11 @@ def mllama(config: Any) -> Any:
 
 def qwen2_5_vl(config: Any) -> Any:
     """Qwen2.5-VL's processor put together from its parts: transformers' own wants torchvision."""
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
     from lmmsteer.models.parts import Parts
 
     more = ("<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|im_start|>", "<|im_end|>")
     words = tokenizer(config.text_config.vocab_size, "<|image_pad|>", more)
-    pictures = Qwen2VLImageProcessorPil()
+    pictures = pil("qwen2_vl", "Qwen2VLImageProcessor")()
 
     pad = "<|image_pad|>"
 
@@ -107,10 +115,9 @@ def qwen2_5_vl(config: Any) -> Any:
 def paligemma(config: Any) -> Any:
     """SigLIP's PIL image processor; transformers adds its location tokens to the vocabulary."""
     from transformers import PaliGemmaProcessor
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     side = config.vision_config.image_size
-    pictures: Any = SiglipImageProcessorPil(size={"height": side, "width": side})
+    pictures: Any = pil("siglip", "SiglipImageProcessor")(size={"height": side, "width": side})
     pictures.image_seq_length = (side // config.vision_config.patch_size) ** 2
     words = tokenizer(config.text_config.vocab_size - LOCATIONS, "<image>")
     words.image_token, words.image_token_id = "<image>", words.convert_tokens_to_ids("<image>")
