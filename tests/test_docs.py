@@ -118,3 +118,8 @@ def test_links_and_files_of_the_docs_are_there(page: Path) -> None:
     for span in SPAN.findall(text):
         if PLACE.match(span) and not re.search(r"[A-Z]{3}", span.replace("README", "")):
             assert (ROOT / span).exists(), span
+
+
+def test_no_text_of_ours_holds_what_a_merge_has_left() -> None:
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        assert not re.search(r"^(<{7} |>{7} |={7}$)", page.read_text("utf-8"), re.MULTILINE), page

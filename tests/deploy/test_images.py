@@ -103,7 +103,7 @@ def test_nothing_else_is_sent_to_the_builder() -> None:
     ("python", "wants"),
     [
         ("3.11", ["-c", "constraints.txt", "torch==2.13.0", "ray[default]==2.60.0"]),
-        ("3.12", ["torch==2.7.1", "numpy==1.26.4", "ray[default]==2.60.0", "transformers<4.56"]),
+        ("3.10", ["torch==2.10.0", "numpy==1.26.4", "ray[default]==2.60.0", ".[hpu]"]),
     ],
     ids=["cuda", "gaudi"],
 )
