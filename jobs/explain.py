@@ -17,6 +17,7 @@ from omegaconf.errors import (
 
 from lmmsteer.errors import LmmsteerError
 
+GRID = re.compile(r"^hydra\.sweeper\.(?:params|grids\[\d+\])\.")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -31,13 +32,22 @@ def sentence(error: Exception, verb: str) -> LmmsteerError:
         return LmmsteerError(f"{error.override!r} is not of the form key=value.", mend)
     inner = _omegaconf(error)
     if isinstance(inner, MissingMandatoryValue):
-        return LmmsteerError(f"{inner.full_key} has no value.", f"Give one: {inner.full_key}=VALUE")
+        return _missing(str(inner.full_key))
     if isinstance(inner, (ConfigKeyError, ConfigAttributeError)):
         return _unknown_key(error, inner, verb, mend)
     if inner is not None:
         why = _first_line(str(inner.msg or inner))
         return LmmsteerError(f"{inner.full_key or inner.key}: {why}.", mend)
     return _other(error, verb, mend)
+
+
+def _missing(key: str) -> LmmsteerError:
+    """A key without a value; one of an experiment's grids lies in the folder of all data sets."""
+    own = GRID.sub("", key)
+    if own == key:
+        return LmmsteerError(f"{key} has no value.", f"Give one: {key}=VALUE")
+    what = f"The experiment wants {own}, which it looks for in the folder of all data sets."
+    return LmmsteerError(what, "Name that folder: data=DIR (see docs/papers.md)")
 
 
 def _omegaconf(error: BaseException | None) -> OmegaConfBaseException | None:

@@ -52,6 +52,7 @@ def generate(photos: Path, out: Path, *more: str) -> list[str]:
         (["cluster.workers=0"], "cluster.workers=0"),
         (["out=???"], "out has no value."),
         (["-m", "method=nope,nada"], "method=nada is unknown."),
+        (["experiment=paper_ala"], "Name that folder: data=DIR"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
