@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 IMAGES ?= 120
 CORES ?= 2
+TESTERS ?= 3
 
 .PHONY: help demo methods papers test test-submit test-gaudi lint train-demo scale corrupt simulate chaos mutate clean
 
@@ -20,8 +21,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed ## steered and unsteered answers of the demo LMM, and the report (runs/demo)
 	VENV=$(VENV) OUT=$(OUT) IMAGES=$(IMAGES) sh lmmsteer/demo/demo.sh
 
-test: $(VENV)/installed ## all tests
-	$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+test: $(VENV)/installed ## all tests, three at a time: many wait for other processes
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 test-submit: $(VENV)/installed ## ray job submit, a Slurm job on two nodes, what the images install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \

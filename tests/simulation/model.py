@@ -60,7 +60,17 @@ class Shown(Mapping[str, str]):
 class Stats:
     """How far an engine is; `tokens` grows with the simulated time while it works."""
 
-    slots, why, steps, encoded, prefixes, suffixes, rows = 1, "", 0, 0, 0, 0, 0
+    slots, why, steps, encoded, prefixes, suffixes, rows, graphs, compiled = (
+        1,
+        "",
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
     vision = prefix = suffix = decode = wait = 0.0
     fallback: tuple[str, ...] = ()
 
