@@ -1,4 +1,4 @@
-"""The built wheel in an environment of its own, from an empty folder."""
+"""The wheel of an sdist in an environment of its own, from an empty folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 BUILT_OF = ("lmmsteer", "jobs", "analysis", "conf", "hydra_plugins")
 
 
@@ -25,7 +26,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built of a copy, so that nothing is left behind in the checkout."""
+    """Built of an sdist of a copy, so that nothing is left behind in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     ignored = shutil.ignore_patterns("__pycache__")
@@ -33,8 +34,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    run(sys.executable, "-c", SDIST, folder, cwd=source)
+    (packed,) = folder.glob("*.tar.gz")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps")
-    run(*pip, "-q", "-w", folder, ".", cwd=source)
+    run(*pip, "-q", "-w", folder, packed, cwd=folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -69,7 +72,8 @@ def test_from_an_empty_folder_the_command_answers_and_reports(
 ) -> None:
     steer = installed / "lmmsteer"
     assert "demo-data" in run(steer, "--help", cwd=tmp_path)
-    assert "demo-data" in run(installed / "python", "-m", "lmmsteer", "--help", cwd=tmp_path)
+    said = run(installed / "python", "-m", "lmmsteer", "doctor", cwd=tmp_path)
+    assert "demo" in said
     out = "out=runs/study"
     run(steer, "generate", "method=blocklist", "attribute=gender", "limit=2", out, cwd=tmp_path)
     run(steer, "analyze", "analysis=mentions", out, cwd=tmp_path)
