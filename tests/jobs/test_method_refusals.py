@@ -22,6 +22,7 @@ LEXICON = "method.lexicon={man: 1.0, woman: -1.0}"
         (["method=steered_gradient", "attribute=age", "method.layer=first"], "method.layer=first"),
         (["method=steered_gradient", "attribute=age", "method.scope=[sky]"], "method.scope"),
         (["method=steered_gradient", "attribute=age", "method.scope=picture"], "method.scope"),
+        (["method=prompt"], "method=prompt has no words"),
         (["method=blocklist"], "method=blocklist needs an attribute"),
         (["method=blocklist", "method.words=man"], "method.words"),
         (["method=ala_n", "attribute=age"], "lmmsteer fit method=ala_n attribute=age"),
