@@ -7,7 +7,7 @@ IMAGES ?= 120
 CORES ?= 2
 TESTERS ?= 3
 
-.PHONY: help demo methods papers test test-submit test-gaudi lint train-demo scale corrupt simulate chaos mutate clean
+.PHONY: help demo methods papers pages test test-submit test-gaudi lint train-demo scale corrupt simulate chaos mutate clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 20
@@ -50,6 +50,10 @@ methods: $(VENV)/installed ## every method on the demo LMM, and their table (run
 
 papers: $(VENV)/installed ## the papers' experiments in miniature, with toy models (runs/papers)
 	$(BIN)/python -m tests.papers runs/papers
+
+pages: $(VENV)/installed ## the commands of docs/start.md and docs/verbs.md, run as they stand (runs/pages)
+	rm -rf runs/pages
+	$(BIN)/python -m tests.pages runs/pages
 
 scale: N ?= 1000000
 scale: $(VENV)/installed ## N rows written, killed, resumed, scanned, verified (57000000: 5 GB, an hour)

@@ -36,8 +36,8 @@ def commands(page: Path) -> list[str]:
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines += [line.strip() for block in fenced for line in block.splitlines()]
     lines += SPAN.findall(text)
-    starts = ("lmmsteer ", "make ", "python -m ")
-    found = (line.partition(" #")[0].strip() for line in lines if line.startswith(starts))
+    starts = ("lmmsteer ", "make ", "python -m ", "python -c ")
+    found = (re.split(" +# ", line)[0].strip() for line in lines if line.startswith(starts))
     return list(dict.fromkeys(found))
 
 
