@@ -1,7 +1,7 @@
 """Llama-3.2-Vision's vision tower as it was trained, whatever release of transformers runs it.
 
 Beside its last state the tower hands out intermediate ones, which the model's authors take where
-they go into a block (`ImageTransformer.forward` of llama-models, and transformers up to 4.54).
+they go into a block (`ImageTransformer.forward` of llama-models; optimum-habana's encoder too).
 transformers 4.55 hands out copies of the last state instead, later ones (5.23 too) what comes out
 of the blocks, one block too late: the decoder reads other pictures than it was trained with.
 """
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from lmmsteer.device import ADAPTED
-
-NAMES = ("hidden_states", "hidden_state")  # Of a block's input, by release.
 
 
 def keep_intermediate_states(model: Any) -> None:
@@ -32,9 +30,8 @@ def keep_intermediate_states(model: Any) -> None:
 
     def entering(layer: int) -> Any:
         def keep(_: Any, args: Any, kwargs: Any) -> None:
-            held[layer] = (
-                args[0] if args else kwargs.get("hidden_states", kwargs.get("hidden_state"))
-            )
+            given = args or [kwargs.get("hidden_states", kwargs.get("hidden_state"))]
+            held[layer] = given[0]  # By another name in another release.
 
         return keep
 
