@@ -7,6 +7,7 @@ Ray.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Reference:
     slots: int = 32
     stats: Stats = field(default_factory=Stats)
     _directions: dict[Hashable, Directions] = field(default_factory=dict)
+    _of: weakref.ref[Lmm] | None = None
 
     def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[Directions | None]:
         """The model under an edit, for the length of a `with` block."""
@@ -64,7 +66,8 @@ class Reference:
         refuse_unseeing(lmm, edit)
         if lmm.adapted:
             gaudi.refuse(edit)
-            gaudi.check_noise(lmm.device.torch_device())
+            if sampling.temperature > 0:
+                gaudi.check_noise(lmm.device.torch_device())
         compiled = lmm.device.compiled_graphs()
         known = self._kept(lmm, edit) if lmm.adapted else None
         rows, done = plan_rows(lmm, requests, edit, sampling.max_new_tokens, lengths)
@@ -100,8 +103,11 @@ class Reference:
         """The edit's directions in memory that recorded steps read; those call no hook again."""
         if edit.residual is None:
             return None
+        if self._of is None or self._of() is not lmm:
+            self._directions.clear()
+            self._of = weakref.ref(lmm)  # A model that nobody else wants must be free to go.
         made = Directions(edit.residual, lmm)
-        known = self._directions.setdefault((id(lmm), made.structure), made)
+        known = self._directions.setdefault(made.structure, made)
         if known is not made:
             fired = set(known.fired)
             known.load(edit.residual)
