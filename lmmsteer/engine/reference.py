@@ -147,14 +147,7 @@ def _answer(
         logits_processor=LogitsProcessorList([_Steps(stats), streams, rules, next_token]),
         past_key_values=growing_cache(lmm.model.config),
     )
-    answers = []
-    steps = zip(rows, out[:, prompt_length:].tolist(), next_token.failed_at.tolist(), strict=True)
-    for row, generated, failed_at in steps:
-        tokens = _said(generated[: row.limit], eos_ids)
-        # Behind its end, a row is padding whose logits are nobody's affair.
-        failed = failed_at if failed_at < len(tokens) else None
-        answers.append(response(lmm, row.request, tokens, failed, row.forced))
-    return answers
+    return _responses(lmm, rows, out[:, prompt_length:], next_token.failed_at, eos_ids)
 
 
 @torch.inference_mode()
@@ -190,14 +183,19 @@ def _answer_adapted(
         if placed is not None:
             placed.choose_slots([row.directions for row in rows])
         out = gaudi.generate(lmm, inputs, chosen, most, [_Steps(stats)])
-    failed_at = chosen.failed_at.tolist()
+    return _responses(lmm, rows, out[:, prompt_length:], chosen.failed_at, eos_ids)
+
+
+def _responses(
+    lmm: Lmm, rows: Sequence[Row], generated: Tensor, failed_at: Tensor, eos_ids: Sequence[int]
+) -> list[Response]:
+    """Each row's answer. generated: [rows, tokens]. failed_at: [rows], a step or NEVER."""
     answers = []
-    for row, generated, failed in zip(
-        rows, out[:, prompt_length:].tolist(), failed_at, strict=True
-    ):
-        tokens = _said(generated[: row.limit], eos_ids)
-        bad = failed if failed < len(tokens) else None
-        answers.append(response(lmm, row.request, tokens, bad, row.forced))
+    for row, ids, failed in zip(rows, generated.tolist(), failed_at.tolist(), strict=True):
+        tokens = _said(ids[: row.limit], eos_ids)
+        # Behind its end, a row is padding whose logits are nobody's affair.
+        at = failed if failed < len(tokens) else None
+        answers.append(response(lmm, row.request, tokens, at, row.forced))
     return answers
 
 

@@ -118,17 +118,19 @@ def test_resume_needs_the_output_folder_alone(undisturbed: Path, tmp_path: Path)
 
 
 def test_a_broken_picture_is_rows_with_a_reason_and_its_neighbours_do_not_notice(
-    data: Path, undisturbed: Path, tmp_path: Path
+    data: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
+    whole, out = tmp_path / "whole", tmp_path / "out"
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in data.iterdir():
         (broken / path.name).write_bytes(path.read_bytes())
     (broken / "2.png").write_bytes((data / "2.png").read_bytes()[:900])
-    done = run(line("generate", broken, out, "cluster.workers=1"), expect=1)
+    shards = "shard_images=6"  # The broken one and its neighbours are of one shard.
+    run(line("generate", data, whole, "cluster.workers=1", shards))
+    done = run(line("generate", broken, out, "cluster.workers=1", shards), expect=1)
     assert "15 picture_broken" in done.stdout.splitlines()[-1]
-    expected = _responses(undisturbed)
+    expected = _responses(whole)
     found = _responses(out)
     assert found.keys() == expected.keys()
     for row in found.values():
@@ -138,7 +140,7 @@ def test_a_broken_picture_is_rows_with_a_reason_and_its_neighbours_do_not_notice
             assert row["error"]
         else:
             assert row == expected[row["row_id"]]
-    within = run(line("generate", broken, out, "cluster.workers=1", "max_failed_share=0.2"))
+    within = run(line("generate", broken, out, "cluster.workers=1", shards, "max_failed_share=0.2"))
     assert "15 picture_broken" in within.stdout
     _retry_moves_the_shard_aside(out)
 

@@ -25,14 +25,15 @@ def answers(out: Path) -> list[dict[str, object]]:
 @pytest.mark.parametrize("method", ["steered_gradient"])
 def test_shard_sizes_a_kill_and_a_resume_change_no_answer(tmp_path: Path, method: str) -> None:
     data = runs.photos(tmp_path / "photos")
-    # The last of a repeated key counts: one picture a shard, four and two.
+    # The last of a repeated key counts: one picture a shard, four and two, all in one.
     commands = {
         size: runs.line("generate", data, tmp_path / f"out{size}", *STRICT, f"method={method}")
-        for size in (1, 4)
+        for size in (1, 4, 64)
     }
     for size, command in commands.items():
         command[command.index("shard_images=1")] = f"shard_images={size}"
     runs.run(commands[4])
+    runs.run(commands[64])
     killed = runs.start(commands[1])
     runs.wait_for(lambda: runs.parts(tmp_path / "out1"))
     killed.kill()
@@ -44,5 +45,5 @@ def test_shard_sizes_a_kill_and_a_resume_change_no_answer(tmp_path: Path, method
     assert before.items() <= after.items()
     first = answers(tmp_path / "out1")
     assert len(first) == 5 * 3 * runs.PICTURES
-    assert answers(tmp_path / "out4") == first
+    assert answers(tmp_path / "out4") == answers(tmp_path / "out64") == first
     assert len({str(row["text"]) for row in first}) > len(first) / 2
