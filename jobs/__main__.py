@@ -171,7 +171,7 @@ def cli() -> None:
     """The command itself: SIGTERM ends it as Ctrl-C does, and its code is the process's.
 
     What is imported lives as long as the process: no collector looks through it, neither while it
-    is loaded nor at the end (a fifth of the time of a command that has little to do).
+    is loaded nor at the end.
     """
     gc.disable()
     atexit.register(gc.freeze)
