@@ -14,6 +14,7 @@ import pytest
 from tests.deploy.crd import DEPLOY
 
 ROOT = DEPLOY.parent
+HADOLINT = Path(sys.executable).parent / "hadolint"
 ONLINE = pytest.mark.skipif(
     "LMMSTEER_DEPLOY" not in os.environ, reason="asks a package index: make test-submit"
 )
@@ -45,6 +46,15 @@ def test_the_base_is_pinned_by_a_tag_that_names_a_version(steps: list[tuple[str,
     (base,) = of(steps, "FROM")
     tag = base.rpartition("/")[2].partition(":")[2]
     assert re.match(r"\d+\.\d+\.\d+", tag), base
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="there is no hadolint for this platform")
+def test_hadolint_has_nothing_to_say() -> None:
+    recipes = sorted(DEPLOY.glob("Dockerfile.*"))
+    assert len(recipes) == 2
+    command = [HADOLINT, "--no-color", "--failure-threshold", "warning", *recipes]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_nothing_is_fetched_but_by_the_package_managers(steps: list[tuple[str, str]]) -> None:
