@@ -170,7 +170,7 @@ def process_here(host: Any, pid: Any) -> bool | None:
         return None
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # The latter: it ended as the file was read.
         return False
     except OSError:
         return None

@@ -70,7 +70,7 @@ def gone(folder: Path) -> bool:
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except OSError:  # gone; or gone between the opening and the reading: ESRCH
         return False
 
 
