@@ -23,6 +23,7 @@ from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.models.lmm import Lmm
 
 WIDTH = 128  # Inputs are padded to a multiple of this, so that few graphs serve all prompts.
+STATIC_CACHES = ("qwen2_5_vl",)  # Families that keep keys and values in transformers' own cache.
 log = logging.getLogger(__name__)
 
 
@@ -140,6 +141,7 @@ def generate(
     others: logits processors that look on before ours. Result: [rows, tokens + new_tokens], where
     fewer were wanted filled up with padding.
     """
+    cache = "static" if lmm.family.name in STATIC_CACHES else None
     configs = importlib.import_module("optimum.habana.transformers.generation")
     config = configs.GaudiGenerationConfig(
         do_sample=False,
@@ -148,6 +150,7 @@ def generate(
         static_shapes=True,
         ignore_eos=True,
         use_cache=True,
+        cache_implementation=cache,
     )
     lmm.model.generation_config = configs.GaudiGenerationConfig(do_sample=False)
     return lmm.model.generate(

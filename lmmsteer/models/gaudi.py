@@ -1,8 +1,9 @@
 """optimum-habana's models made to answer as transformers' own do.
 
 Release 1.21.2 adapts LLaVA, whose language model hands out hidden states for logits, and whose
-CLIP tower joins its heads in the wrong order; and Llama-3.2-Vision, whose cross-attention reads
-past the picture's tiles. Each is mended here, and held against transformers in tests/gaudi.
+CLIP tower joins its heads in the wrong order; Llama-3.2-Vision, whose cross-attention reads past
+the picture's tiles; and Qwen2.5-VL (gaudi_qwen.py). Each is mended, and held against transformers
+in tests/gaudi.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from lmmsteer.device import ADAPTED
 from lmmsteer.errors import LmmsteerError
+from lmmsteer.models import gaudi_qwen
 from lmmsteer.models.families import Family
 
-FAMILIES = ("llava", "mllama")  # Whose adapted models give transformers' own tokens.
+FAMILIES = ("llava", "mllama", "qwen2_5_vl")  # Whose adapted models give transformers' own tokens.
 # Modules whose outputs are added to the residual stream, where a block does not call attention and
 # MLP as modules, so that hooks on those would never fire.
 WRITES = {"llava": ("self_attn.o_proj", "mlp.down_proj")}
@@ -45,7 +47,8 @@ def mend(model: Any, family: Family) -> None:
             f"This process had loaded a {family.name} model before optimum-habana's was wanted.",
             "Run cells with engine=reference and cells with engine=shared in commands of their own",
         )
-    {"llava": _mend_llava, "mllama": _mend_mllama}[family.name](model)
+    mends = {"llava": _mend_llava, "mllama": _mend_mllama, "qwen2_5_vl": gaudi_qwen.mend}
+    mends[family.name](model)
 
 
 def _mend_llava(model: Any) -> None:

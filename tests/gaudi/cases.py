@@ -29,13 +29,20 @@ SAMPLINGS = {
 
 
 def save(name: str, folder: Path) -> Path:
-    """A tiny model; Qwen's windows are as wide as the published one's."""
+    """A tiny model; Qwen's windows are the published one's, and pictures have up to four."""
     made = save_tiny(name, folder)
     if name == "qwen2_5_vl":
-        config = json.loads((made / "config.json").read_text())
-        config["vision_config"]["window_size"] = 112
-        (made / "config.json").write_text(json.dumps(config))
+        _change(made / "config.json", "vision_config", window_size=112)
+        most = 40 * 28 * 28
+        _change(made / "preprocessor_config.json", None, max_pixels=most)
+        _change(made / "preprocessor_config.json", "size", longest_edge=most)
     return made
+
+
+def _change(file: Path, part: str | None, **new: int) -> None:
+    config = json.loads(file.read_text())
+    (config if part is None else config[part]).update(new)
+    file.write_text(json.dumps(config))
 
 
 def opened(name: str, folder: Path, kind: str = "cpu", *, adapted: bool = False) -> Lmm:

@@ -11,7 +11,7 @@ from lmmsteer.models import gaudi
 from lmmsteer.models.families import FAMILIES
 from tests.gaudi import cases
 
-NAMES = ("llava", "mllama")
+NAMES = ("llava", "mllama", "qwen2_5_vl")
 
 
 @pytest.fixture(scope="module")
