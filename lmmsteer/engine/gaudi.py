@@ -82,7 +82,8 @@ class Chosen(LogitsProcessor):
     """Rules, then `choose`, for generate with inputs of one length: nothing here depends on where
     the loop stands but tensors on the device. All logits but the chosen token's are -inf.
 
-    numbers: for each rule, what `apply` wants as `of`. failed_at: as in `NextToken`.
+    numbers: for each rule, what `apply` wants as `of`. most: steps after which all rows end.
+    failed_at: as in `NextToken`.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class Chosen(LogitsProcessor):
         keys: Tensor,
         sampling: Sampling,
         eos_ids: Sequence[int],
+        most: int | None = None,
     ) -> None:
+        self.most, self.said = most, 0
         self.edit, self.numbers, self.keys, self.sampling = edit, numbers, keys, sampling
         self.eos_ids = torch.tensor(eos_ids or (-1,), device=keys.device)
         self.step = torch.zeros(len(keys), dtype=torch.int32, device=keys.device)
@@ -111,19 +114,25 @@ class Chosen(LogitsProcessor):
         chosen = draw(scores).masked_fill_(bad, max(int(self.eos_ids[0]), 0))
         self.ended |= bad | torch.isin(chosen, self.eos_ids)
         self.step += 1
+        self.said += 1
         rules = zip(self.edit.rules, self.memories, strict=True)
         self.memories = [rule.advance(memory, chosen) for rule, memory in rules]
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen.unsqueeze(1), 0.0)
 
     def stop(self, *_: Any, **__: Any) -> bool:
         """Whether every row has ended, as generate's stopping criteria are asked."""
-        return bool(self.ended.all())
+        return self.said == self.most or bool(self.ended.all())
+
+
+def padded_length(tokens: int) -> int:
+    """Of an input, in tokens."""
+    return -(-tokens // WIDTH) * WIDTH
 
 
 def padded(inputs: dict[str, Tensor], pad: int) -> dict[str, Tensor]:
     """Inputs of `Lmm.inputs`, padded on the left to a multiple of WIDTH tokens."""
     tokens = inputs["input_ids"].shape[1]
-    more = -tokens % WIDTH
+    more = padded_length(tokens) - tokens
     made = dict(inputs)
     made["input_ids"] = torch.nn.functional.pad(inputs["input_ids"], (more, 0), value=pad)
     made["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (more, 0))

@@ -78,12 +78,14 @@ class Reference:
             for row in rows
         }
         rows.sort(key=lambda row: (tokens[row.index], row.prompt))
+        if lmm.adapted and lmm.device.lazy:
+            self._warm(lmm, rows, tokens, prepared, edit, sampling, known)
         emitted = 0
         for start in range(0, len(rows), self.slots):
             batch = rows[start : start + self.slots]
             started = time.perf_counter()
             if lmm.adapted:
-                full = [*batch, *[batch[-1]] * (self.slots - len(batch))]
+                full = self._full(batch)
                 found = _answer_adapted(lmm, full, prepared, edit, sampling, known, self.stats)
                 answers = found[: len(batch)]
             else:
@@ -98,6 +100,34 @@ class Reference:
                 yield done.pop(emitted)
                 emitted += 1
         yield from (done[index] for index in sorted(done))
+
+    def _full(self, batch: Sequence[Row]) -> list[Row]:
+        """As many rows as there are slots; the last one again and again."""
+        return [*batch, *[batch[-1]] * (self.slots - len(batch))]
+
+    def _warm(
+        self,
+        lmm: Lmm,
+        rows: Sequence[Row],
+        tokens: Mapping[int, int],
+        prepared: Mapping[str, PreparedPicture],
+        edit: Edit,
+        sampling: Sampling,
+        known: Directions | None,
+    ) -> None:
+        """Record prompt and step of every padded length before the first answer: a batch of each
+        is begun, and what it says is dropped.
+        """
+        started, compiled = time.perf_counter(), lmm.device.compiled_graphs()
+        batches = [rows[start : start + self.slots] for start in range(0, len(rows), self.slots)]
+        # Rows come by their length.
+        each = {gaudi.padded_length(tokens[batch[-1].index]): batch for batch in batches}
+        for batch in each.values():
+            full = self._full(batch)
+            _answer_adapted(lmm, full, prepared, edit, sampling, known, self.stats, steps=2)
+        self.stats.warmed = lmm.device.compiled_graphs() - compiled
+        self.stats.steps = self.stats.busy = 0
+        self.stats.warm = time.perf_counter() - started
 
     def _kept(self, lmm: Lmm, edit: Edit) -> Directions | None:
         """The edit's directions in memory that recorded steps read; those call no hook again."""
@@ -159,8 +189,11 @@ def _answer_adapted(
     sampling: Sampling,
     directions: Directions | None,
     stats: Stats,
+    steps: int | None = None,
 ) -> list[Response]:
-    """The same by optimum-habana's generate, every call of one shape."""
+    """The same by optimum-habana's generate, every call of one shape. steps: no more than so many,
+    of as many as there is room for.
+    """
     pictures = [prepared[row.request.image_id] for row in rows]
     found = lmm.inputs([row.prompt for row in rows], pictures, blind=edit.blind)
     inputs = gaudi.padded(dict(found), lmm.tokenizer.pad_token_id)
@@ -170,7 +203,7 @@ def _answer_adapted(
     requests = [row.index for row in rows]
     numbers = [rule.rows if rule.rows is None else rule.rows[requests] for rule in edit.rules]
     numbers = [of if of is None else of.to(device) for of in numbers]
-    chosen = gaudi.Chosen(edit, numbers, keys, sampling, eos_ids)
+    chosen = gaudi.Chosen(edit, numbers, keys, sampling, eos_ids, steps)
     most = max(row.limit for row in rows) if rows[0].forced else sampling.max_new_tokens
     structure = ("unsteered",) if directions is None else directions.structure
     if edit.features is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from PIL import Image
 
@@ -22,7 +22,10 @@ from lmmsteer.schema import Request
 
 
 class Run:
-    """Answers a list of requests: `advance` until `done`; `finished` holds responses by row."""
+    """Answers a list of requests: `advance` until `done`; `finished` holds responses by row.
+
+    only: the rows to be answered, by index (None: all).
+    """
 
     def __init__(
         self,
@@ -32,11 +35,14 @@ class Run:
         cache: FeatureCache,
         stats: Stats,
         lengths: Sequence[int] | None = None,
+        only: Container[int] | None = None,
     ) -> None:
         lmm, edit, shape = slots.lmm, slots.edit, slots.shape
         self.lmm, self.slots, self.shape, self.stats = lmm, slots, shape, stats
         most = slots.sampling.max_new_tokens
         rows, self.finished = plan_rows(lmm, requests, edit, most, lengths)
+        if only is not None:
+            rows = [row for row in rows if row.index in only]
         self.wanted = 1 + len(edit.streams)  # Slots of a row, and lanes of a group.
         self._check(slots)
         groups = grouped(rows, slots.decoding.shares_prompts, shape.width, edit.streams)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from lmmsteer.engine.selftest import check_strict
 from lmmsteer.engine.shape import default_slots, fallbacks, shape_of
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
+from lmmsteer.engine.warm import one_of_each_shape
 from lmmsteer.errors import RunFailed
 from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm, PreparedPicture
@@ -45,6 +47,7 @@ class Shared:
     _directions: dict[Hashable, Directions] = field(default_factory=dict)
     _chosen: dict[str, tuple[int, str]] = field(default_factory=dict)
     _tested: set[Hashable] = field(default_factory=set)
+    _warmed: set[Hashable] = field(default_factory=set)
 
     def edited(self, lmm: Lmm, edit: Edit) -> AbstractContextManager[Directions | None]:
         """The model under an edit, for the length of a `with` block."""
@@ -101,6 +104,7 @@ class Shared:
         """Give back the memory of slots and lanes, and the vision features."""
         self._slots = None
         self._directions.clear()
+        self._warmed.clear()
         self.cache.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -117,16 +121,19 @@ class Shared:
     ) -> Iterator[Response]:
         slots = self._ready(lmm, requests, count, 1 + len(edit.streams))
         directions = self._load(lmm, edit)
-        slots.begin(edit, sampling, None if directions is None else directions.structure)
-        slots.recorded = self.stats.recorded
         compiled = lmm.device.compiled_graphs()
         self.stats.slots, self.stats.lanes = slots.shape.slots, slots.shape.lanes
+        slots.begin(edit, sampling, None if directions is None else directions.structure)
+        slots.recorded = self.stats.recorded
+        if lmm.device.lazy and slots.structure not in self._warmed:
+            self._warm(slots, requests, pictures, directions, lengths)
         run = Run(slots, requests, pictures, self.cache, self.stats, lengths)
         emitted = 0
         try:
             while emitted < len(requests):
                 if emitted not in run.finished:
-                    self._until(run, edit, directions, emitted)
+                    wanted = emitted
+                    self._advance(run, edit, directions, lambda: wanted in run.finished)  # noqa: B023
                 while emitted in run.finished:
                     yield run.finished.pop(emitted)
                     emitted += 1
@@ -135,8 +142,43 @@ class Shared:
             self.stats.compiled = lmm.device.compiled_graphs() - compiled
 
     @torch.inference_mode()
-    def _until(self, run: Run, edit: Edit, directions: Directions | None, row: int) -> None:
-        """Advance until a row is answered; between calls nothing of ours is in the model."""
+    def _warm(
+        self,
+        slots: Slots,
+        requests: Sequence[Request],
+        pictures: Mapping[str, Image.Image],
+        directions: Directions | None,
+        lengths: Sequence[int] | None,
+    ) -> None:
+        """Compile what these rows need before the first of them is answered: a row of each shape is
+        prepared and begun, and what it says is dropped. Once for each structure of an edit.
+        """
+        lmm, edit, stats = slots.lmm, slots.edit, self.stats
+        started, compiled = time.perf_counter(), lmm.device.compiled_graphs()
+        chosen = one_of_each_shape(lmm, requests, pictures, edit, slots.input_shape)
+        together = max(1, min(slots.shape.slots, slots.shape.lanes) // (1 + len(edit.streams)))
+        for start in range(0, len(chosen), together):
+            only = chosen[start : start + together]
+            run = Run(slots, requests, pictures, self.cache, stats, lengths, only)
+            steps = stats.steps
+            try:
+                self._advance(run, edit, directions, lambda: stats.steps > steps)  # noqa: B023
+            finally:
+                run.close()
+            slots.begin(edit, slots.sampling, slots.hooks)
+        self._warmed.add(slots.structure)
+        graphs, made = stats.graphs, lmm.device.compiled_graphs() - compiled
+        fresh = Stats(slots=stats.slots, lanes=stats.lanes, why=stats.why, fallback=stats.fallback)
+        for name, value in vars(fresh).items():  # The same object, on which others look.
+            setattr(stats, name, value)
+        stats.graphs, stats.warmed = graphs, max(graphs, made)
+        stats.warm = time.perf_counter() - started
+
+    @torch.inference_mode()
+    def _advance(
+        self, run: Run, edit: Edit, directions: Directions | None, enough: Callable[[], bool]
+    ) -> None:
+        """Advance until it is enough, or done; between calls nothing of ours is in the model."""
         decoding, lmm = run.slots.decoding, run.lmm
         with (
             decoding.redirected(lmm, attention.NAME),
@@ -144,7 +186,7 @@ class Shared:
             blocked(decoding.head(lmm)),
             installed(lmm, edit, known=directions) as placed,
         ):
-            while row not in run.finished and not run.done:
+            while not (run.done or enough()):
                 run.advance(placed)
 
     def _slot_count(self, lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
@@ -164,6 +206,7 @@ class Shared:
         if self._slots is None or self._slots.lmm is not lmm or self._slots.shape != shape:
             self._slots = None  # The old ones' memory goes before the new ones' comes.
             self._directions.clear()
+            self._warmed.clear()
             self._slots = Slots(lmm, DECODING[lmm.family.name], shape)
         if self.strict and (lmm.digest, shape) not in self._tested:
             check_strict(lmm, shape)

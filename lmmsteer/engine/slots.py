@@ -60,6 +60,7 @@ class Slots:
         self.fixed = shape.fixed
         self.edit, self.sampling = Edit(), Sampling()
         self.structure: Hashable = None
+        self.hooks: Hashable = None
         on_gaudi = lmm.device.kind == "hpu"
         block = shape.chunk or (BUCKET if on_gaudi else None)
         self.lanes = Lanes(shape.lanes, device, block, gathers=on_gaudi)
@@ -95,10 +96,16 @@ class Slots:
         kind = tuple(structure_of(rule) for rule in edit.rules)
         self.rules = self._known.setdefault(kind, Remembering(len(self.active), self.device))
         self.rules.begin(edit.rules)
+        self.hooks = structure
         self.structure = (structure, kind, edit.contrast, edit.blind, sampling)
         self.active = [None] * len(self.active)
         self.changed = True
         self.runs += 1
+
+    def input_shape(self, ids: Sequence[int]) -> tuple[int, int]:
+        """What prefill's shapes depend on besides the picture: tokens of prefix and suffix."""
+        prefix, bucket = self.decoding.split(self.lmm, ids), self.shape.bucket
+        return prefix, -(-(len(ids) - prefix) // bucket) * bucket
 
     def _state(self) -> tuple[Tensor, ...]:
         """What a step changes besides appending keys and values."""

@@ -11,7 +11,9 @@ class Stats:
 
     busy: rows decoding, summed over the steps. first_token_seconds: mean from the start to a row's
     first token. fallback: slots that memory did not suffice for. graphs: steps recorded for replay;
-    compiled: graphs that Gaudi's compiler made, prefill and all.
+    compiled: graphs that Gaudi's compiler made, prefill and all; warmed: those of `graphs` and
+    `compiled`, whichever are more, that were made before the first answer, which took `warm`
+    seconds.
     """
 
     vision: float = 0.0
@@ -33,6 +35,8 @@ class Stats:
     fallback: tuple[int, ...] = ()
     graphs: int = 0
     compiled: int = 0
+    warm: float = 0.0
+    warmed: int = 0
 
     def recorded(self) -> None:
         """One more step is recorded."""

@@ -87,5 +87,6 @@ def facts_of(engine: Engine) -> dict[str, Any]:
     seconds = {name: round(getattr(stats, name), 3) for name in stages}
     facts = {"slots": stats.slots, "why": stats.why, "tokens": stats.tokens, "steps": stats.steps}
     fallback = {"fallback": list(stats.fallback)} if stats.fallback else {}
-    graphs = {name: n for name in ("graphs", "compiled") if (n := getattr(stats, name))}
-    return {**facts, **seconds, **fallback, **graphs}
+    graphs = {name: n for name in ("graphs", "compiled", "warmed") if (n := getattr(stats, name))}
+    warm = {"warm": round(stats.warm, 3)} if stats.warm else {}
+    return {**facts, **seconds, **fallback, **graphs, **warm}

@@ -23,7 +23,12 @@ def main(root: Path) -> None:
             for sampling, made in cases.SAMPLINGS.items():
                 found = cases.answers(engine, lmm, edit, made)
                 recorded = len(getattr(lmm.model, "graphs", ()))
-                of[f"{name} {sampling}"] = [found, engine.stats.compiled, recorded]
+                of[f"{name} {sampling}"] = [
+                    found,
+                    engine.stats.compiled,
+                    recorded,
+                    engine.stats.warmed,
+                ]
         placed = {str(one) for known in engine._directions.values() for one in known.fired}
         told[folder.name] = {"of": of, "placed": len(placed), "layers": lmm.n_layers}
         told[folder.name]["class"] = type(lmm.model).__name__

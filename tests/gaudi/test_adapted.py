@@ -51,13 +51,14 @@ def test_directions_are_removed_at_three_places_of_every_adapted_block(told, nam
 def test_a_prompt_and_a_step_are_one_shape_each_whatever_the_rows(told, name):
     """Eighteen rows of three lengths, in batches of 8, 8 and 2: two graphs, and no third later."""
     mode, found, _ = told
-    compiled = [one[1] for one in found[name]["of"].values()]
+    compiled, _, warmed = ([one[n] for one in found[name]["of"].values()] for n in (1, 2, 3))
     if mode == "eager":
         assert not any(compiled)
         return
     assert all(one[2] == 2 for one in found[name]["of"].values())
     # Greedy unsteered; sampled and other directions replay; rules are no part of the recording.
     assert compiled == [2, 0, 2, 0, 0, 0, 2, 0]
+    assert warmed == compiled  # before the first answer
 
 
 def test_families_whose_adapted_models_answer_otherwise_are_refused():

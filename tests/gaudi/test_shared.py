@@ -7,6 +7,7 @@ import pytest
 from lmmsteer import device
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.shared import Shared
+from lmmsteer.models.decoding import DECODING
 from tests.gaudi import cases
 
 NAMES = ("llava", "mllama", "qwen2_5_vl")
@@ -28,7 +29,9 @@ def test_the_card_says_what_transformers_says_steered_and_not_greedy_and_sampled
         for sampling, made in cases.SAMPLINGS.items():
             found[f"{name} {sampling}"] = cases.answers(engine, on_card, edit, made)
             graphs.append(engine.stats.graphs)
-            assert engine.stats.compiled == engine.stats.graphs
+            assert engine.stats.compiled == engine.stats.graphs == engine.stats.warmed
+            assert bool(engine.stats.warm) == bool(engine.stats.graphs)
+            assert engine.stats.prefixes == 3  # The run's own, no more.
     assert found == cases.expected(plain)
     # A step has one set of shapes: one graph for each structure, none for other directions.
     assert graphs == [1, 1, 1, 1, 0, 0, 1, 1]
@@ -47,6 +50,24 @@ def test_every_length_that_rows_may_come_to_is_recorded_before_the_first_answer(
     next(iter(engine.generate(*given)))
     assert engine.stats.graphs >= 1
     assert len(engine._slots._captured._graphs) == 2
+
+
+def test_no_call_has_a_shape_that_warm_up_has_not_seen(models):
+    on_card, _ = models
+    engine, before, after = Shared(4), set(), set()
+
+    def look(module, args, kwargs):
+        given = kwargs.get("inputs_embeds", kwargs.get("input_ids"))
+        (after if engine.stats.warm else before).add(tuple(given.shape))
+
+    hook = DECODING[on_card.family.name].decoder(on_card)
+    handle = hook.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        cases.answers(engine, on_card, cases.Edit(), cases.SAMPLINGS["greedy"])
+    finally:
+        handle.remove()
+    assert after
+    assert after <= before
 
 
 def test_in_eager_mode_nothing_is_recorded_and_nothing_changes(models, monkeypatch):

@@ -60,7 +60,7 @@ class Shown(Mapping[str, str]):
 class Stats:
     """How far an engine is; `tokens` grows with the simulated time while it works."""
 
-    slots, why, steps, encoded, prefixes, suffixes, rows, graphs, compiled = (
+    slots, why, steps, encoded, prefixes, suffixes, rows, graphs, compiled, warmed = (
         1,
         "",
         0,
@@ -70,8 +70,9 @@ class Stats:
         0,
         0,
         0,
+        0,
     )
-    vision = prefix = suffix = decode = wait = 0.0
+    vision = prefix = suffix = decode = wait = warm = 0.0
     fallback: tuple[str, ...] = ()
 
     def __init__(self, process: Process) -> None:
