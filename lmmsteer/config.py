@@ -73,8 +73,8 @@ class EngineConfig:
 class DeviceConfig:
     """auto, cuda, hpu or cpu; threads: CPU threads of one worker; price: money for a card-hour.
 
-    mode: of Gaudi cards, `lazy` (null is that) or `eager`. recipes: a folder on each node's local
-    disk where Gaudi's compiled graphs are kept for the next run (null: they are not).
+    mode: of Gaudi cards, `lazy` (null is that), `eager` or `compile`. recipes: a folder on each
+    node's local disk where Gaudi's compiled graphs are kept for the next run (null: they are not).
     """
 
     kind: str = "auto"

@@ -23,7 +23,8 @@ import torch
 from lmmsteer.errors import LmmsteerError
 
 Kind = Literal["cpu", "cuda", "hpu"]
-MODES = ("lazy", "eager")  # Of Gaudi cards.
+MODES = ("lazy", "eager", "compile")  # Of Gaudi cards.
+COMPILING = "LMMSTEER_HPU_COMPILE"  # 1: eager mode with compiled steps.
 RECIPE_MB = 10240  # The most that compiled graphs take on disk.
 ADAPTED = "optimum.habana"  # The package whose models stand in for transformers' own.
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -45,9 +46,23 @@ class Device:
         return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, 0)
 
     @property
+    def mode(self) -> str | None:
+        """How a Gaudi card works, one of MODES; None for other devices."""
+        if self.kind != "hpu":
+            return None
+        if os.environ.get("PT_HPU_LAZY_MODE", "1") == "1":
+            return "lazy"
+        return "compile" if os.environ.get(COMPILING) == "1" else "eager"
+
+    @property
     def lazy(self) -> bool:
         """Whether this is a Gaudi card in lazy mode, where steps are recorded as HPU graphs."""
-        return self.kind == "hpu" and os.environ.get("PT_HPU_LAZY_MODE", "1") == "1"
+        return self.mode == "lazy"
+
+    @property
+    def records(self) -> bool:
+        """Whether this is a Gaudi card that makes a graph of a step: recorded, or compiled."""
+        return self.mode in ("lazy", "compile")
 
     def dtype(self, name: str = "auto", checkpoint: torch.dtype | None = None) -> torch.dtype:
         """The dtype that `model.dtype` asks for.
@@ -151,7 +166,7 @@ class Device:
             found["cuda"] = str(torch.version.cuda)
         if self.kind == "hpu":
             found["habana"] = importlib.metadata.version("habana-torch-plugin")
-            found["mode"] = "lazy" if self.lazy else "eager"
+            found["mode"] = str(self.mode)
         return found
 
 
@@ -187,8 +202,9 @@ def hpu_device() -> torch.device:
 def prepare_hpu(mode: str | None, recipes: str | None) -> None:
     """Tell Habana's bridge how to work; it listens only before it is imported.
 
-    mode: `lazy` (graphs gathered, compiled and replayed; the default) or `eager` (operation by
-    operation). recipes: a folder on a local disk where compiled graphs are kept for the next run.
+    mode: `lazy` (graphs gathered, compiled and replayed; the default), `eager` (operation by
+    operation) or `compile` (eager, but a step is compiled by torch.compile). recipes: a folder on a
+    local disk where compiled graphs are kept for the next run.
     Raises: LmmsteerError for another mode, or one that comes too late.
     """
     if mode not in (None, *MODES):
@@ -196,7 +212,7 @@ def prepare_hpu(mode: str | None, recipes: str | None) -> None:
             f"device.mode={mode} is not a mode of Gaudi cards.",
             f"Use device.mode={'|'.join(MODES)}",
         )
-    wanted = {"PT_HPU_LAZY_MODE": "0" if mode == "eager" else "1"}
+    wanted = {"PT_HPU_LAZY_MODE": "0" if mode in ("eager", "compile") else "1"}
     if recipes is not None:
         Path(recipes).expanduser().mkdir(parents=True, exist_ok=True)
         kept = Path(recipes).expanduser().resolve()
@@ -208,6 +224,7 @@ def prepare_hpu(mode: str | None, recipes: str | None) -> None:
             "Start a new process, or set it in the environment",
         )
     os.environ.update(wanted)
+    os.environ[COMPILING] = "1" if mode == "compile" else "0"
 
 
 def adapt() -> None:

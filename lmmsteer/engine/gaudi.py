@@ -5,9 +5,10 @@ With lmmsteer/device.py the only home of Habana imports.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ from lmmsteer.engine.sampling import NEVER, Draws, Sampling, noise_words, nonfin
 from lmmsteer.errors import LmmsteerError, RunFailed
 from lmmsteer.models.lmm import Lmm
 
+STEPS = 1024  # Compiled steps that are kept, at most.
 WIDTH = 128  # Inputs are padded to a multiple of this, so that few graphs serve all prompts.
 STATIC_CACHES = ("qwen2_5_vl",)  # Families that keep keys and values in transformers' own cache.
 log = logging.getLogger(__name__)
@@ -48,6 +50,47 @@ class HpuCaptured(Captured):
         hpu.synchronize()
         self.restore(before)
         return graph, result
+
+
+class HpuCompiled(Captured):
+    """A decode step compiled for the card by torch.compile, in compile mode.
+
+    Its guards know what it was compiled for, so that other memory, values or hooks never meet a
+    step that was made for these; a key is a step that was run once, ahead of its first row.
+    """
+
+    def __init__(self, step: Callable[[], Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
+        super().__init__(step, state)
+        self._compiled = compiled(step)
+
+    def __call__(self, key: Hashable) -> Tensor:
+        if not self.prepare(key):
+            return self.step()
+        return self._compiled()
+
+    def _record(self) -> tuple[Any, Tensor]:
+        before = [tensor.clone() for tensor in self.state()]
+        result = self._compiled()
+        self.restore(before)
+        return None, result
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function compiled for Gaudi cards, once for each set of shapes and of hooks."""
+    importlib.import_module("habana_frameworks.torch.core")  # It brings the backend.
+    made = torch.compile(function, backend="hpu_backend", dynamic=False)
+    kept = {
+        "cache_size_limit": STEPS,
+        "accumulated_cache_size_limit": STEPS,
+        "skip_nnmodule_hook_guards": False,  # Else a step would miss hooks that come later.
+    }
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch._dynamo.config.patch(kept):
+            return made(*args, **kwargs)
+
+    return call
 
 
 @cache

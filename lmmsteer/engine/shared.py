@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -125,7 +125,7 @@ class Shared:
         self.stats.slots, self.stats.lanes = slots.shape.slots, slots.shape.lanes
         slots.begin(edit, sampling, None if directions is None else directions.structure)
         slots.recorded = self.stats.recorded
-        if lmm.device.lazy and slots.structure not in self._warmed:
+        if lmm.device.records and slots.structure not in self._warmed:
             self._warm(slots, requests, pictures, directions, lengths)
         run = Run(slots, requests, pictures, self.cache, self.stats, lengths)
         emitted = 0
@@ -180,12 +180,12 @@ class Shared:
     ) -> None:
         """Advance until it is enough, or done; between calls nothing of ours is in the model."""
         decoding, lmm = run.slots.decoding, run.lmm
-        with (
-            decoding.redirected(lmm, attention.NAME),
-            blocked(decoding.decoder(lmm)),
-            blocked(decoding.head(lmm)),
-            installed(lmm, edit, known=directions) as placed,
-        ):
+        with ExitStack() as put:
+            put.enter_context(decoding.redirected(lmm, attention.NAME))
+            if lmm.device.kind == "cpu":
+                put.enter_context(blocked(decoding.decoder(lmm)))
+                put.enter_context(blocked(decoding.head(lmm)))
+            placed = put.enter_context(installed(lmm, edit, known=directions))
             while not (run.done or enough()):
                 run.advance(placed)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lmmsteer.engine.attention import Groups, working
 from lmmsteer.engine.capture import Captured
 from lmmsteer.engine.edit import Edit
-from lmmsteer.engine.gaudi import HpuCaptured
+from lmmsteer.engine.gaudi import HpuCaptured, HpuCompiled
 from lmmsteer.engine.rows import Group, Place, Ready, Row
 from lmmsteer.engine.rules import Remembering, front, structure_of
 from lmmsteer.engine.sampling import Draws, Sampling, nonfinite, row_keys
@@ -82,8 +82,8 @@ class Slots:
         self._step = torch.zeros(count, dtype=torch.int32, device=device)
         self._keys = torch.zeros(count, 2, dtype=torch.int32, device=device)
         self._blind = torch.zeros(count, dtype=torch.bool, device=device)
-        self._graphs = shape.fixed and (device.type == "cuda" or lmm.device.lazy)
-        kind = HpuCaptured if on_gaudi else Captured
+        self._graphs = shape.fixed and (device.type == "cuda" or lmm.device.records)
+        kind = {"lazy": HpuCaptured, "compile": HpuCompiled}.get(lmm.device.mode or "", Captured)
         self._captured = kind(lambda: self._token(exact=False), self._state)
         self.recorded: Callable[[], None] = lambda: None  # Called for each step recorded.
 
@@ -139,6 +139,7 @@ class Slots:
         free = [slot for slot, one in enumerate(self.active) if one is None][: len(places)]
         most = max(len(place.suffix.ids) + one.row.limit for one, place in places)
         self.own.ensure(most + self.shape.window)
+        self.own.open(self.lanes)
         self._copy_suffixes(free, [place for _, place in places])
         at = torch.tensor(free, device=self._tokens.device)
         self._tokens[at] = at.new_tensor([one.token for one, _ in places])
@@ -211,8 +212,8 @@ class Slots:
         gaudi = self.lmm.device.kind == "hpu"
         for longest in range(block, self.own.room + 1, block) if gaudi else (now,):
             self.own.longest = longest
-            self._captured.prepare(self._key())
-            self.recorded()
+            if self._captured.prepare(self._key()):
+                self.recorded()
         self.own.longest = now
 
     def _token(self, *, exact: bool) -> Tensor:

@@ -177,6 +177,14 @@ class Own:
         if (self.by_token or self.at_once) and self.most > self.room:
             self._grow(self.most)
 
+    def open(self, lanes: Lanes) -> None:
+        """Take the memory of every layer whose prefixes lanes hold: a recorded step that made it
+        would make it anew at every replay.
+        """
+        for layer, (key, value) in lanes.kept.items():
+            if layer not in lanes.cross:
+                self._layer(layer, key, value)
+
     def reach(self, tokens: int, *, exact: bool = True) -> bool:
         """Rows are about to hold so many tokens, no row more; True where memory has moved.
 

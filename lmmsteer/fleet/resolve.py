@@ -142,7 +142,7 @@ def _job(
     spec, folder = model_spec(config)
     adapted = engines.adapts(config.engine, kind)
     if adapted:
-        gaudi.check(family(spec, folder))
+        gaudi.check(family(spec, folder), config.device.mode)
     spec = replace(spec, name=cell.model, adapted=adapted)
     dataset, identity = manifest_of(config, cell.dataset)
     facts = facts_of(spec, folder)

@@ -27,8 +27,16 @@ FAMILIES = ("llava", "mllama", "qwen2_5_vl")  # Whose adapted models give transf
 WRITES = {"llava": ("self_attn.o_proj", "mlp.down_proj")}
 
 
-def check(family: Family) -> None:
-    """Raises: LmmsteerError for a family whose adapted model is not known to answer rightly."""
+def check(family: Family, mode: str | None = None) -> None:
+    """Raises: LmmsteerError for a family whose adapted model is not known to answer rightly, and
+    for a mode of Gaudi cards that this engine does not work in.
+    """
+    if mode == "compile":
+        raise LmmsteerError(
+            "device.mode=compile is not for engine=reference, which runs optimum-habana's generate "
+            "in lazy or eager mode.",
+            "Use engine=shared, or device.mode=lazy",
+        )
     if family.name not in FAMILIES:
         raise LmmsteerError(
             f"optimum-habana's {family.name} models do not give transformers' answers, so "

@@ -361,7 +361,7 @@ def load(
     record = family_of(str(config.get("model_type")), family)
     device = device or Device("cpu")
     if adapted:
-        gaudi.check(record)
+        gaudi.check(record, device.mode)
         devices.adapt()
     elif devices.adapted():
         raise LmmsteerError(

@@ -65,8 +65,12 @@ def edits(lmm: Lmm) -> dict[str, Edit]:
         "unsteered": Edit(),
         "ablated": Edit(residual=ResidualEdit(_directions(lmm, 1))),
         "ablated otherwise": Edit(residual=ResidualEdit(_directions(lmm, 2))),
-        "biased": Edit(rules=(Bias(torch.linspace(-1, 1, lmm.vocab_size)),)),
+        "biased": biased(lmm),
     }
+
+
+def biased(lmm: Lmm) -> Edit:
+    return Edit(rules=(Bias(torch.linspace(-1, 1, lmm.vocab_size)),))
 
 
 def _directions(lmm: Lmm, seed: int) -> torch.Tensor:

@@ -66,3 +66,8 @@ def test_families_whose_adapted_models_answer_otherwise_are_refused():
         with pytest.raises(LmmsteerError, match="do not give transformers' answers") as refused:
             gaudi.check(FAMILIES[name])
         assert "engine=shared" in refused.value.mend
+
+
+def test_compile_mode_is_for_the_shared_engine():
+    with pytest.raises(LmmsteerError, match=r"device\.mode=compile is not for engine=reference"):
+        gaudi.check(FAMILIES["llava"], "compile")

@@ -12,7 +12,7 @@ from lmmsteer.errors import LmmsteerError
 from lmmsteer.fleet import cluster
 
 ROOT = Path(__file__).parents[2]
-GRANTED = ("PT_HPU_LAZY_MODE", "PT_HPU_RECIPE_CACHE_CONFIG")
+GRANTED = ("PT_HPU_LAZY_MODE", "PT_HPU_RECIPE_CACHE_CONFIG", device.COMPILING)
 
 
 @pytest.fixture
@@ -39,10 +39,16 @@ def test_a_gaudi_card_is_found_with_its_name_memory_and_versions():
 
 def test_mode_and_recipes_reach_the_bridge_before_it_is_imported(bridge, tmp_path):
     device.prepare_hpu("eager", str(tmp_path / "kept"))
-    assert [os.environ[key] for key in GRANTED] == ["0", f"{tmp_path}/kept,False,10240"]
+    assert [os.environ[key] for key in GRANTED[:2]] == ["0", f"{tmp_path}/kept,False,10240"]
     assert (tmp_path / "kept").is_dir()
+    assert device.Device("hpu").mode == "eager"
+    device.prepare_hpu("compile", None)
+    assert os.environ["PT_HPU_LAZY_MODE"] == "0"
+    assert device.Device("hpu").mode == "compile"
     device.prepare_hpu("lazy", None)
     assert os.environ["PT_HPU_LAZY_MODE"] == "1"
+    assert device.Device("hpu").mode == "lazy"
+    assert device.Device("cpu").mode is None
     with pytest.raises(LmmsteerError, match=r"device\.mode=fast"):
         device.prepare_hpu("fast", None)
 

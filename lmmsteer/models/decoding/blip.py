@@ -69,6 +69,7 @@ class Blip(Decoding):
     def _arguments(self, ids: Tensor, positions: Tensor, seen: Tensor) -> dict[str, Any]:
         return {
             "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),  # Else it asks the device for padding.
             "position_ids": positions,
             "encoder_hidden_states": seen,
             "is_decoder": True,

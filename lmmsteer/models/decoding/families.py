@@ -131,11 +131,15 @@ class Mllama(Decoding):
         self, lmm: Lmm, ids: Tensor, positions: Tensor, blind: Tensor | None = None
     ) -> dict[str, Any]:
         seeing = None if blind is None else (~blind)[:, None, None, None].to(lmm.dtype)
-        return {
+        arguments = {
             "input_ids": ids,
             "position_ids": positions,
             "full_text_row_masked_out_mask": seeing,
         }
+        if TRANSFORMERS_4:  # Else it asks the device whether a picture stands before, in each step.
+            nothing = torch.zeros(1, 1, 1, 1, dtype=lmm.dtype, device=ids.device)
+            arguments |= {"cache_position": (1,), "attention_mask": nothing}
+        return arguments
 
     def valid(self, lmm: Lmm, picture: PreparedPicture) -> int:
         """Behind the picture, padding tiles are masked, so their keys need not be kept."""

@@ -14,7 +14,15 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from habana_frameworks.torch.hpu import metrics
 
-HOST_READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+_ATEN = torch.ops.aten
+HOST_READS = (
+    _ATEN._local_scalar_dense.default,
+    _ATEN.nonzero.default,
+    _ATEN.masked_select.default,
+    _ATEN.equal.default,
+    _ATEN.item.default,  # In inference mode, where composites are not taken apart.
+    _ATEN.is_nonzero.default,
+)
 
 
 class Tape(TorchDispatchMode):
