@@ -32,6 +32,8 @@ def main(root: Path) -> None:
         placed = {str(one) for known in engine._directions.values() for one in known.fired}
         told[folder.name] = {"of": of, "placed": len(placed), "layers": lmm.n_layers}
         told[folder.name]["class"] = type(lmm.model).__name__
+        rounded = cases.opened(folder.name, folder, card.kind, adapted=True, dtype="bfloat16")
+        told[folder.name]["halves"] = cases.halves(engine, rounded)
     (root / "answers.json").write_text(json.dumps(told))
 
 

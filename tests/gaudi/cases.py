@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from lmmsteer.device import Device
+from lmmsteer.device import detect
 from lmmsteer.engine.edit import Bias, Edit, ResidualEdit
+from lmmsteer.engine.hooks import installed
 from lmmsteer.engine.reference import Reference
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.models.lmm import Lmm, load
@@ -17,6 +18,7 @@ from tests.tiny import photographs
 from tests.tiny_families import save_tiny
 
 NEW = 10
+CLOSE = 0.25  # Of the standard deviation of a step's logits: what bfloat16 may turn round.
 PROMPTS = (
     "Describe the image in as much detail as possible.",
     "What?",
@@ -45,9 +47,11 @@ def _change(file: Path, part: str | None, **new: int) -> None:
     file.write_text(json.dumps(config))
 
 
-def opened(name: str, folder: Path, kind: str = "cpu", *, adapted: bool = False) -> Lmm:
-    device = Device(kind)  # type: ignore[arg-type]
-    return load(name, str(folder), dtype="float32", device=device, digest=name, adapted=adapted)
+def opened(
+    name: str, folder: Path, kind: str = "cpu", *, adapted: bool = False, dtype: str = "float32"
+) -> Lmm:
+    device = detect(kind)
+    return load(name, str(folder), dtype=dtype, device=device, digest=name, adapted=adapted)
 
 
 def rows() -> list[Request]:
@@ -91,3 +95,27 @@ def expected(lmm: Lmm) -> dict[str, list[list[int] | None]]:
         for edit, made in edits(lmm).items()
         for sampling in SAMPLINGS
     }
+
+
+def halves(engine: object, lmm: Lmm) -> list[list[int] | None]:
+    """What is said in the dtype of real runs, of a model that was opened in it."""
+    return answers(engine, lmm, edits(lmm)["ablated"], SAMPLINGS["greedy"])
+
+
+def check_halves(name: str, folder: Path, found: list[list[int] | None]) -> None:
+    """Where answers leave transformers' in bfloat16, both tokens are about as likely in float32."""
+    rounded = halves(Reference(8), opened(name, folder, dtype="bfloat16"))
+    assert sum(a == b for a, b in zip(found, rounded, strict=True)) >= len(found) // 2
+    exact = opened(name, folder)
+    for row, ours, theirs in zip(rows(), found, rounded, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        if ours == theirs:
+            continue
+        at = next(n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
+        picture = exact.prepare(photographs()[row.image_id])
+        inputs = exact.stream_inputs(row.prompt, picture, "noise", ours[:at])
+        with torch.inference_mode(), installed(exact, edits(exact)["ablated"]):
+            logits = exact.model(**inputs, use_cache=False).logits[0, -1]
+        apart = (logits[ours[at]] - logits[theirs[at]]).abs() / logits.std()
+        assert apart < CLOSE, (name, row.row_id, float(apart))

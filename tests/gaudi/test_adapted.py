@@ -30,12 +30,12 @@ def told(request, plain):
         command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    return request.param, json.loads((root / "answers.json").read_text()), expected
+    return request.param, json.loads((root / "answers.json").read_text()), expected, root
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_adapted_models_say_what_transformers_says_steered_and_not_greedy_and_sampled(told, name):
-    _, found, expected = told
+    _, found, expected, _ = told
     assert found[name]["class"].startswith("Gaudi")
     assert {case: one[0] for case, one in found[name]["of"].items()} == expected[name]
     assert len({str(tokens) for tokens in expected[name].values()}) == len(expected[name])
@@ -43,14 +43,14 @@ def test_adapted_models_say_what_transformers_says_steered_and_not_greedy_and_sa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_directions_are_removed_at_three_places_of_every_adapted_block(told, name):
-    _, found, _ = told
+    _, found, _, _ = told
     assert found[name]["placed"] == 3 * found[name]["layers"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prompt_and_a_step_are_one_shape_each_whatever_the_rows(told, name):
     """Eighteen rows of three lengths, in batches of 8, 8 and 2: two graphs, and no third later."""
-    mode, found, _ = told
+    mode, found, _, _ = told
     compiled, _, warmed = ([one[n] for one in found[name]["of"].values()] for n in (1, 2, 3))
     if mode == "eager":
         assert not any(compiled)
@@ -59,6 +59,12 @@ def test_a_prompt_and_a_step_are_one_shape_each_whatever_the_rows(told, name):
     # Greedy unsteered; sampled and other directions replay; rules are no part of the recording.
     assert compiled == [2, 0, 2, 0, 0, 0, 2, 0]
     assert warmed == compiled  # before the first answer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_bfloat16_rounding_alone_tells_answers_apart(told, name):
+    _, found, _, root = told
+    cases.check_halves(name, root / name, found[name]["halves"])
 
 
 def test_families_whose_adapted_models_answer_otherwise_are_refused():

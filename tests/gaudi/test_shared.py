@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from lmmsteer import device
 from lmmsteer.engine.reference import Reference
@@ -53,6 +54,15 @@ def test_the_card_says_what_transformers_says_steered_and_not_greedy_and_sampled
     assert found == cases.expected(plain)
     # A step has one set of shapes: one graph for each structure, none for other directions.
     assert graphs == [1, 1, 1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_bfloat16_rounding_alone_tells_answers_apart(name, tmp_path):
+    folder, engine = cases.save(name, tmp_path / name), Shared(16)
+    found = cases.halves(engine, cases.opened(name, folder, "hpu", dtype="bfloat16"))
+    assert not engine._slots._captured.failed
+    assert {key.dtype for key, _ in engine._slots.own.kept.values()} == {torch.bfloat16}
+    cases.check_halves(name, folder, found)
 
 
 @pytest.mark.parametrize("name", OTHERS)
