@@ -51,7 +51,7 @@ methods: $(VENV)/installed ## every method on the demo LMM, and their table (run
 papers: $(VENV)/installed ## the papers' experiments in miniature, with toy models (runs/papers)
 	$(BIN)/python -m tests.papers runs/papers
 
-pages: $(VENV)/installed ## the commands of docs/start.md and docs/verbs.md, run as they stand (runs/pages)
+pages: $(VENV)/installed ## the commands of README and docs/, run in a fresh folder (runs/pages)
 	rm -rf runs/pages
 	$(BIN)/python -m tests.pages runs/pages
 

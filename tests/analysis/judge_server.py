@@ -59,8 +59,8 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, log: Path, key: str | None, behaviours: list[str]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, log: Path, key: str | None, behaviours: list[str], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.log, self.key, self.behaviours = log, key, behaviours
         self.asked: Counter[str] = Counter()
         self.lock = threading.Lock()
