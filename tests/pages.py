@@ -65,8 +65,7 @@ SMALLER = (
     (r"lmmsteer generate -m .*dataset.path=pictures model.path=", "limit=12 'seeds=[0]'"),
     (r"lmmsteer (generate|plan|manifest) (?!.*(limit=|dataset=(?!demo)))", "limit=8 'seeds=[0]'"),
     (r"lmmsteer generate (?!.*limit=)", "limit=4"),
-    (r"python -m jobs.cost$", "--repeats 1 --methods ala"),
-    (r"python -m jobs.cost", "--repeats 1"),
+    (r"python -m jobs.cost", "--repeats 1 --methods ala"),
     (r"python -m tests.chaos.resume_time", "1"),
 )
 COUNTS = {"200000": "2000", "100000": "1000", "600": "20", "500": "20"}
@@ -77,7 +76,7 @@ ELSEWHERE = (
     (r"--shape ll", "wants an accelerator's memory"),
     (r"lmmsteer\.demo\.train", "make train-demo"),
     (r"\bVERB\b|=NAME\b|=A\b", "no command"),
-    (r"^lmmsteer (?!doctor|bench|--help)\S+$|^python -m lmmsteer$", "a name"),
+    (r"^lmmsteer (?!doctor|bench|--help)\S+( analysis=\w+)?$|^python -m lmmsteer$", "a name"),
 )
 
 
