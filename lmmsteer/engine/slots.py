@@ -65,7 +65,7 @@ class Slots:
         block = shape.chunk or (BUCKET if on_gaudi else None)
         self.lanes = Lanes(shape.lanes, device, block, gathers=on_gaudi)
         own_block = shape.chunk or (BUCKET if shape.fixed else None)
-        self.own = Own(count, device, own_block, at_once=on_gaudi)
+        self.own = Own(count, device, own_block, at_once=on_gaudi, packed=not shape.fixed)
         self.active: list[Active | None] = [None] * count
         self.changed = True
         self.runs = 0
@@ -138,6 +138,8 @@ class Slots:
         places = [(one, place) for one in ready for place in one.places]
         free = [slot for slot, one in enumerate(self.active) if one is None][: len(places)]
         most = max(len(place.suffix.ids) + one.row.limit for one, place in places)
+        held = [slot for slot, one in enumerate(self.active) if one is not None]
+        self.own.used = held[-1] + 1 if held else 0
         self.own.ensure(most + self.shape.window)
         self.own.open(self.lanes)
         self._copy_suffixes(free, [place for _, place in places])

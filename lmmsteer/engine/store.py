@@ -6,7 +6,10 @@ cache that hands back what it is given (`Passing`): what is kept, and where, is 
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -153,15 +156,24 @@ class Own:
     The room is what the longest row so far needed (`reach`), in steps, at most what the longest
     may need (`ensure`): memory follows the answers, not the limit. by_token: a slot's tokens lie in
     memory one behind the other, all heads together, as a card's kernel reads them. at_once: all
-    that rows may need is taken at the start, so that recorded steps find it where it was.
+    that rows may need is taken at the start, so that recorded steps find it where it was. packed:
+    rows stand in front and calls are as large as there are rows; on a processor the memory is then
+    reserved at once and becomes real where tokens are written, so that nothing is ever copied.
     """
 
     STEP = 64
 
     def __init__(
-        self, slots: int, device: torch.device, block: int | None = None, at_once: bool = False
+        self,
+        slots: int,
+        device: torch.device,
+        block: int | None = None,
+        at_once: bool = False,
+        packed: bool = False,
     ) -> None:
         self.slots, self.room, self.most = slots, 0, 0
+        self.reserves = packed and device.type == "cpu"
+        self.used = slots  # Slots that hold rows: what must be copied where memory moves.
         self.by_token = device.type == "cuda"
         self.at_once = at_once
         self.block = block or self.STEP
@@ -174,7 +186,8 @@ class Own:
     def ensure(self, tokens: int) -> None:
         """Rows may come to hold so many tokens; with `at_once` their memory is taken now."""
         self.most = max(self.most, -(-tokens // self.block) * self.block)
-        if (self.by_token or self.at_once) and self.most > self.room:
+        at_once = self.by_token or self.at_once or self.reserves
+        if at_once and self.most > self.room:
             self._grow(self.most)
 
     def open(self, lanes: Lanes) -> None:
@@ -233,10 +246,19 @@ class Own:
         return self.kept[layer]
 
     def _both(self, pair: Pair, room: int) -> Pair:
+        if self.reserves:
+            return self._reserved(pair[0], room), self._reserved(pair[1], room)
         return (
             _grown(pair[0], room, self.by_token),
             _grown(pair[1], room, self.by_token),
         )
+
+    def _reserved(self, store: Tensor, room: int) -> Tensor:
+        slots, kv_heads, before, head_dim = store.shape
+        larger = _zero_pages((slots, kv_heads, room, head_dim), store.dtype)
+        tokens = min(before, self.longest)
+        larger[: self.used, :, :tokens] = store[: self.used, :, :tokens]
+        return larger
 
     def move(self, source: int, to: int, length: int) -> None:
         """Copy a slot to another."""
@@ -247,9 +269,23 @@ class Own:
 
     def clear(self, slot: int) -> None:
         """Nothing of a row that was not finite stays."""
+        tokens = self.longest if self.reserves else self.room
         for pair in self.kept.values():
             for store in pair:
-                store[slot] = 0
+                store[slot, :, :tokens] = 0
+
+
+def _zero_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros on a processor that take no memory where nobody has written."""
+    size = math.prod(shape) * dtype.itemsize
+    flags = {name: getattr(mmap, name, 0) for name in ("MAP_PRIVATE", "MAP_ANONYMOUS")}
+    if not size or not all(flags.values()):  # No such memory on this system.
+        return torch.zeros(tuple(shape), dtype=dtype)
+    made = mmap.mmap(-1, size, flags=sum(flags.values()) | getattr(mmap, "MAP_NORESERVE", 0))
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # One token of one head would take two megabytes.
+        with suppress(OSError):
+            made.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(made, dtype=dtype).view(*shape)
 
 
 def _grown(store: Tensor, room: int, by_token: bool = False) -> Tensor:

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from lmmsteer.engine import prefill
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.pictures import FeatureCache
 from lmmsteer.engine.shared import Shared
+from lmmsteer.engine.store import Own
 from lmmsteer.errors import RunFailed
 from tests.engine.runs import (
     GREEDY,
     PROMPTS,
     many,
+    request,
     rows,
     run,
     tokens,
@@ -59,15 +62,27 @@ def test_memory_does_not_grow_over_runs(strict):
     assert engine.cache.size == 40 * 16 * 32 * 4  # 16 patches of 32 float32 for each picture.
 
 
-def test_own_memory_follows_the_answers_and_not_their_limit():
-    engine = Shared(4)
-    token = unsteered()[0][2]
-    lmm = replace(tiny_lmm(), eos_ids=(token,))
-    asked = rows()[:1]
-    run(engine, asked, sampling=replace(GREEDY, max_new_tokens=400), lmm=lmm)
-    assert engine._slots.own.room <= 2 * engine._slots.own.STEP
-    run(engine, asked, lengths=[200])
-    assert 200 < engine._slots.own.room <= 400
+def test_a_row_keeps_what_it_said_where_memory_moves_behind_a_hole():
+    """The first slots are free again when a longer prompt wants more room than was reserved."""
+    wordy = "What is this? " * 40
+    prompts = [PROMPTS[0], PROMPTS[0], PROMPTS[1], wordy, PROMPTS[1], wordy]
+    asked = [request("cat", text, seed) for seed, text in enumerate(prompts)]
+    lengths = [3, 3, 60, 20, 20, 20]
+    alone = [
+        run(Shared(1), [one], lengths=[n])[0].token_ids
+        for one, n in zip(asked, lengths, strict=True)
+    ]
+    engine, rooms, ensure = Shared(3), [], Own.ensure
+
+    def watched(own, count):
+        ensure(own, count)
+        rooms.append((own.room, own.used))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Own, "ensure", watched)
+        found = run(engine, asked, lengths=lengths)
+    assert [one.token_ids for one in found] == alone
+    assert any(now[0] > before[0] and now[1] == 3 for before, now in pairwise(rooms))
 
 
 def running_out(monkeypatch, when):

@@ -1,3 +1,6 @@
+import mmap
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -194,3 +197,45 @@ def test_a_cleared_slot_is_zero_and_its_neighbour_is_not():
     store.clear(0)
     assert not store.kept[0][0][0].any()
     assert store.kept[0][1][1].any()
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell")
+def test_reserved_memory_is_taken_where_tokens_are_written_alone():
+    made = Own(64, CPU, packed=True)
+    made.ensure(4096)
+    before = resident()
+    for _ in range(20):
+        made.reach(1)
+        made.append(0, *(torch.ones(8, 12, 1, 64) for _ in range(2)))
+    key, value = made.kept[0]
+    assert key.nbytes + value.nbytes > 1.6e9
+    assert not key[:8, :, 1:].any()
+    assert resident() - before < 50e6
+
+
+def test_reserved_memory_that_must_be_larger_keeps_the_rows_in_use():
+    made = Own(4, CPU, packed=True)
+    made.ensure(10)
+    made.put([0, 1, 3], {0: (drawn(1, 3, 2, 7, 4), drawn(2, 3, 2, 7, 4))}, [0, 1, 2], [7, 5, 7])
+    made.reach(9)
+    before = [store[:4, :, :9].clone() for store in made.kept[0]]
+    made.used = 4
+    made.ensure(100)
+    assert made.kept[0][0].shape == (4, 2, 128, 4)
+    for old, new in zip(before, made.kept[0], strict=True):
+        assert torch.equal(new[:, :, :9], old)
+        assert not new[:, :, 9:].any()
+
+
+def test_clearing_a_reserved_slot_leaves_nothing_that_is_not_finite():
+    made = Own(2, CPU, packed=True)
+    made.ensure(64)
+    made.reach(3)
+    made.append(0, *(torch.full((2, 2, 1, 4), torch.nan) for _ in range(2)))
+    made.clear(1)
+    assert made.kept[0][0][0].isnan().any()
+    assert not made.kept[0][0][1].isnan().any()
