@@ -228,6 +228,8 @@ class Own:
             return
         longest = max(lengths)
         self._hold(longest)
+        if self.reserves:  # More room may be wanted before the next step.
+            self.longest = max(self.longest, longest)
         of = into.new_tensor(rows)
         for layer, pair in kept.items():
             for store, new in zip(self._layer(layer, *pair), pair, strict=True):
@@ -282,7 +284,10 @@ def _zero_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     flags = {name: getattr(mmap, name, 0) for name in ("MAP_PRIVATE", "MAP_ANONYMOUS")}
     if not size or not all(flags.values()):  # No such memory on this system.
         return torch.zeros(tuple(shape), dtype=dtype)
-    made = mmap.mmap(-1, size, flags=sum(flags.values()) | getattr(mmap, "MAP_NORESERVE", 0))
+    try:
+        made = mmap.mmap(-1, size, flags=sum(flags.values()) | getattr(mmap, "MAP_NORESERVE", 0))
+    except OSError as error:
+        raise torch.OutOfMemoryError(f"{size:,} bytes cannot be reserved: {error}") from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # One token of one head would take two megabytes.
         with suppress(OSError):
             made.madvise(mmap.MADV_NOHUGEPAGE)

@@ -217,11 +217,13 @@ def test_reserved_memory_is_taken_where_tokens_are_written_alone():
     assert resident() - before < 50e6
 
 
-def test_reserved_memory_that_must_be_larger_keeps_the_rows_in_use():
+@pytest.mark.parametrize("stepped", [False, True])
+def test_reserved_memory_that_must_be_larger_keeps_the_rows_in_use(stepped):
     made = Own(4, CPU, packed=True)
     made.ensure(10)
     made.put([0, 1, 3], {0: (drawn(1, 3, 2, 7, 4), drawn(2, 3, 2, 7, 4))}, [0, 1, 2], [7, 5, 7])
-    made.reach(9)
+    if stepped:
+        made.reach(9)
     before = [store[:4, :, :9].clone() for store in made.kept[0]]
     made.used = 4
     made.ensure(100)
@@ -239,3 +241,14 @@ def test_clearing_a_reserved_slot_leaves_nothing_that_is_not_finite():
     made.clear(1)
     assert made.kept[0][0][0].isnan().any()
     assert not made.kept[0][0][1].isnan().any()
+
+
+def test_memory_that_cannot_be_reserved_is_memory_that_does_not_suffice(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    made = Own(2, CPU, packed=True)
+    made.ensure(64)
+    with pytest.raises(torch.OutOfMemoryError, match="Cannot allocate memory"):
+        made.append(0, *(torch.ones(2, 2, 1, 4) for _ in range(2)))
