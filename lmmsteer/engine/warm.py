@@ -24,7 +24,7 @@ def one_of_each_shape(
     """
     prompts = edit.prompts or tuple(request.prompt for request in requests)
     seen: dict[str, tuple[str, Hashable]] = {}
-    lengths: dict[Hashable, int] = {}
+    known: set[Hashable] = set()
     found: dict[Hashable, tuple[int, int]] = {}
     for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
         if request.image_id not in seen:
@@ -32,10 +32,10 @@ def one_of_each_shape(
             shapes = tuple((n, tuple(t.shape)) for n, t in sorted(picture.features.items()))
             seen[request.image_id] = picture.shown, (shapes, picture.shown)
         shown, shapes = seen[request.image_id]
-        if (shapes, prompt) in lengths or lmm.refusal(prompt):
+        if (shapes, prompt) in known or lmm.refusal(prompt):
             continue
         ids = lmm.token_ids(prompt, shown)
-        lengths[shapes, prompt] = len(ids)
+        known.add((shapes, prompt))
         key = shapes, shape(ids)
         found[key] = max(found.get(key, (0, 0)), (len(ids), -index))
     return [-index for _, index in sorted(found.values(), reverse=True)]

@@ -68,6 +68,7 @@ def _next_inputs(
     attention_mask: Tensor,
     token_idx: Tensor,
     token_idx_cpu: int,
+    first_token: bool = True,
     pixel_values: Tensor | None = None,
     image_grid_thw: Tensor | None = None,
     **_: Any,
@@ -75,12 +76,13 @@ def _next_inputs(
     """A call's arguments: for the whole prompt at first, then for one token; two sets of shapes.
 
     input_ids, attention_mask: [rows, prompt + new tokens], the mask 0 at padding and at what is not
-    said yet. token_idx: how many tokens stand there. The picture is seen here, outside of what a
-    card records, since its shapes are its own.
+    said yet. token_idx: how many tokens stand there. first_token: as generate tells it; the cache
+    would ask the card. The picture is seen here, outside of what a card records, since its shapes
+    are its own.
     """
     inner, total = model.model, attention_mask.shape[1]
     device = input_ids.device
-    if past_key_values.get_seq_length() == 0:
+    if first_token:
         prompt = token_idx_cpu
         ids, mask = input_ids[:, :prompt], attention_mask[:, :prompt]
         at = torch.arange(prompt, device=device)
