@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from lmmsteer.engine.attention import CHUNK
+from lmmsteer.engine.blocked import copied_bytes
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.models.decoding import DECODING
 from lmmsteer.models.lmm import Lmm
@@ -20,6 +21,7 @@ WORKSPACE = 2 << 30  # Bytes for vision, prefill and kernels.
 USABLE = (
     0.9  # Of the memory in all; not of what is free, so that a card's slots are always the same.
 )
+TWICE = 0.25  # Of the memory in all: what weights and their copies may take (see `copied`).
 WIDTH = 16  # Rows of a lane where calls have fixed shapes.
 PICTURE = (1024, 768)  # A photograph: four tiles for Llama-3.2-Vision.
 SUFFIX = 128
@@ -87,12 +89,13 @@ def default_slots(lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
     """As many slots as are of use and fit into memory, and the arithmetic in one sentence.
 
     bytes = weights + workspace + slots * own + lanes * prefix, own and prefix in tokens of
-    2 * kv_heads * head_dim * layers numbers each; lanes as `fixed_lanes`. The picture is one of
-    PICTURE pixels and the prompt one of SUFFIX tokens, whatever a shard holds: all workers of a
-    card come to the same number. Larger pictures take more than was counted.
+    2 * kv_heads * head_dim * layers numbers each; lanes as `fixed_lanes`; weights with those that
+    are `copied`. The picture is one of PICTURE pixels and the prompt one of SUFFIX tokens, whatever
+    a shard holds: all workers of a card come to the same number. Larger pictures take more than was
+    counted.
     """
     total = lmm.device.memory()[1]
-    weights = sum(p.nbytes for p in lmm.model.parameters())
+    weights = sum(p.nbytes for p in lmm.model.parameters()) + copied(lmm)
     token, cross_token = token_bytes(lmm)
     decoding = DECODING[lmm.family.name]
     picture = lmm.prepare(Image.new("RGB", PICTURE, (127, 127, 127)))
@@ -111,6 +114,17 @@ def default_slots(lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
         f"than {most} are of no use"
     )
     return slots, sentence
+
+
+def copied(lmm: Lmm) -> int:
+    """Bytes of the weights that are kept a second time as a processor's decode steps read them.
+
+    0 where weights and copies would take more than TWICE of the memory in all, and on cards.
+    """
+    decoding = DECODING[lmm.family.name]
+    copies = copied_bytes(decoding.decoder(lmm), decoding.head(lmm))
+    weights = sum(p.nbytes for p in lmm.model.parameters())
+    return copies if weights + copies <= TWICE * lmm.device.memory()[1] else 0
 
 
 def token_bytes(lmm: Lmm) -> tuple[int, int]:

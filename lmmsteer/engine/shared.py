@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lmmsteer.engine import attention
-from lmmsteer.engine.blocked import blocked
+from lmmsteer.engine.blocked import Copies, blocked
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.gaudi import check_noise
 from lmmsteer.engine.hooks import Directions, installed
@@ -20,7 +20,7 @@ from lmmsteer.engine.pictures import PICTURES, FeatureCache, encoded
 from lmmsteer.engine.run import Run
 from lmmsteer.engine.sampling import Sampling
 from lmmsteer.engine.selftest import check_strict
-from lmmsteer.engine.shape import default_slots, fallbacks, shape_of
+from lmmsteer.engine.shape import copied, default_slots, fallbacks, shape_of
 from lmmsteer.engine.slots import Slots
 from lmmsteer.engine.stats import Stats
 from lmmsteer.engine.warm import one_of_each_shape
@@ -44,6 +44,7 @@ class Shared:
     stats: Stats = field(default_factory=Stats)
     cache: FeatureCache = field(default_factory=FeatureCache)
     _slots: Slots | None = None
+    _copies: Copies | None = None
     _directions: dict[Hashable, Directions] = field(default_factory=dict)
     _chosen: dict[str, tuple[int, str]] = field(default_factory=dict)
     _tested: set[Hashable] = field(default_factory=set)
@@ -102,7 +103,7 @@ class Shared:
 
     def forget(self) -> None:
         """Give back the memory of slots and lanes, and the vision features."""
-        self._slots = None
+        self._slots = self._copies = None
         self._directions.clear()
         self._warmed.clear()
         self.cache.clear()
@@ -183,8 +184,8 @@ class Shared:
         with ExitStack() as put:
             put.enter_context(decoding.redirected(lmm, attention.NAME))
             if lmm.device.kind == "cpu":
-                put.enter_context(blocked(decoding.decoder(lmm)))
-                put.enter_context(blocked(decoding.head(lmm)))
+                put.enter_context(blocked(decoding.decoder(lmm), self._copies))
+                put.enter_context(blocked(decoding.head(lmm), self._copies))
             placed = put.enter_context(installed(lmm, edit, known=directions))
             while not (run.done or enough()):
                 run.advance(placed)
@@ -203,6 +204,9 @@ class Shared:
 
     def _ready(self, lmm: Lmm, requests: Sequence[Request], count: int, streams: int) -> Slots:
         shape = shape_of(lmm, count, self.strict, requests, streams)
+        if self._slots is None or self._slots.lmm is not lmm:
+            # In strict mode bits may not hang on how much memory there is.
+            self._copies = Copies() if copied(lmm) and not self.strict else None
         if self._slots is None or self._slots.lmm is not lmm or self._slots.shape != shape:
             self._slots = None  # The old ones' memory goes before the new ones' comes.
             self._directions.clear()

@@ -2,18 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from lmmsteer.engine.blocked import BLOCK, ROWS, blocked, linear
+from lmmsteer.engine.blocked import BLOCK, FEW, ROWS, Copies, blocked, copied_bytes, linear
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("outputs", [64, BLOCK, 3 * BLOCK, 5 * BLOCK + 17])
-@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (3, 5), (ROWS + 1, 1)])
-def test_a_product_in_blocks_is_the_product(shape, outputs, bias):
+@pytest.mark.parametrize("shape", [(1, 1), (FEW + 1, 1), (7, 1), (3, 5), (ROWS + 1, 1)])
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_product_in_blocks_is_the_product(copied, shape, outputs, bias):
     generator = torch.Generator().manual_seed(outputs)
-    x = torch.randn(*shape, 48, generator=generator)
-    weight = torch.randn(outputs, 48, generator=generator)
-    b = torch.randn(outputs, generator=generator) if bias else None
-    found = linear(x, weight, b)
+    x = torch.randn(*shape, 40, generator=generator)
+    layer = nn.Linear(40, outputs, bias)
+    weight, b = layer.weight.detach(), layer.bias.detach() if bias else None
+    found = linear(x, weight, b, Copies().of(layer) if copied else None)
     wanted = x.double() @ weight.double().T + (0 if b is None else b.double())
     assert found.shape == wanted.shape
     assert torch.allclose(found.double(), wanted, atol=1e-4)
@@ -43,6 +44,23 @@ def test_layers_are_what_they_were_afterwards_and_hooks_still_see_them():
         assert "forward" in vars(module["large"])
     assert "forward" not in vars(module["large"])
     assert seen == [1]
+
+
+def test_copies_are_of_the_weights_as_they_are_now():
+    layer, x, copies = nn.Linear(8, 2 * BLOCK, False), torch.randn(5, 8), Copies()
+    assert copied_bytes(layer, nn.ModuleList([layer])) == layer.weight.nbytes
+    first = copies.of(layer)
+    with blocked(layer, copies):
+        assert torch.allclose(layer(x), x @ layer.weight.T, atol=1e-6)
+    assert copies.of(layer) is first
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    with blocked(layer, copies):
+        assert torch.allclose(layer(x), x @ layer.weight.T, atol=1e-6)
+    assert copies.of(layer) is not first
+    layer.weight = nn.Parameter(torch.randn(2 * BLOCK, 8))
+    with blocked(layer, copies):
+        assert torch.allclose(layer(x), x @ layer.weight.T, atol=1e-6)
 
 
 def test_a_rows_result_does_not_hang_on_how_it_is_cut():

@@ -4,7 +4,7 @@ import pytest
 
 from lmmsteer.device import Device
 from lmmsteer.engine.sampling import Sampling
-from lmmsteer.engine.shape import default_slots, fallbacks, shape_of, token_bytes
+from lmmsteer.engine.shape import copied, default_slots, fallbacks, shape_of, token_bytes
 from lmmsteer.schema import Request, row_id
 from tests.tiny import photographs
 from tests.tiny_families import tiny_family_lmm
@@ -64,7 +64,9 @@ def slots_of(name, total, kind="cpu"):
 
 @pytest.mark.parametrize("name", ["llava", "mllama", "clipcap", "paligemma", "blip"])
 def test_as_many_slots_as_memory_has_room_for_in_sixteens(name):
-    """By hand: 0.9 of the memory less weights, 2 GiB and two prefixes, by a slot's part."""
+    """By hand: 0.9 of the memory less weights (those of wide layers twice), 2 GiB and two prefixes,
+    by a slot's part.
+    """
     lmm = tiny_family_lmm(name)
     token, cross = token_bytes(lmm)
     photograph = lmm.prepare(photographs()["astronaut"].resize((1024, 768)))
@@ -81,10 +83,19 @@ def test_as_many_slots_as_memory_has_room_for_in_sixteens(name):
     }[name]
     lane = prefix * token + own_keys * cross
     each = (128 + 100) * token + lane / shared
-    weights = sum(p.nbytes for p in lmm.model.parameters())
+    # The heads, by tokens they know; no other layer is wide enough, nor is blip's of 105 tokens.
+    twice = 32 * 4 * {"paligemma": 1552, "blip": 0}.get(name, 400)
+    weights = sum(p.nbytes for p in lmm.model.parameters()) + twice
     for fitting, wanted in ((5, 5), (17, 16), (40, 32)):
         total = int((weights + 2 * 2**30 + 2 * lane + (fitting + 0.5) * each) / 0.9)
         assert slots_of(name, total)[0] == wanted
+
+
+def test_weights_are_kept_twice_where_that_takes_no_more_than_a_quarter_of_the_memory():
+    lmm = tiny_family_lmm("llava")
+    both = sum(p.nbytes for p in lmm.model.parameters()) + 400 * 32 * 4
+    assert copied(replace(lmm, device=Memory("cpu", total=4 * both))) == 400 * 32 * 4
+    assert copied(replace(lmm, device=Memory("cpu", total=4 * both - 4))) == 0
 
 
 def test_slots_are_never_fewer_than_four_nor_more_than_are_of_use():
