@@ -11,49 +11,63 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from lmmsteer.engine import pages
+
 BLOCK = 128  # Outputs of one product of a weight as it lies.
-WIDTHS = (48, 32)  # Outputs of one product of a copy: the first that divides them, else the last.
+WIDTH = 32  # Outputs of one product of a copy.
 ROWS = 160  # Beyond these, plain products are as fast.
 FEW = 2  # Up to these, too: they pack nothing.
 
 
 class Copies:
-    """Weights laid out for products of a few rows: [blocks, inputs, outputs of a block].
+    """Modules' weights laid out for products of a few rows: [blocks, inputs, WIDTH] for a layer.
 
-    Made when a layer is first asked for, made anew where its weight has changed since.
+    All in one piece of memory, in large pages; made anew where a weight has changed since.
     """
 
-    def __init__(self) -> None:
-        self._kept: dict[nn.Linear, tuple[tuple[int, int], Tensor]] = {}
+    def __init__(self, *modules: nn.Module) -> None:
+        layers = _layers(*modules)
+        sizes = [layer.weight.numel() for layer in layers]
+        memory = pages.zeros([sum(sizes)], torch.float32, large=True)
+        self._of: dict[nn.Linear, Tensor] = {}
+        self._state: dict[nn.Linear, tuple[int, int]] = {}
+        for layer, part in zip(layers, memory.split(sizes), strict=True):
+            outputs, inputs = layer.weight.shape
+            blocks = outputs // WIDTH
+            self._of[layer] = part[: blocks * WIDTH * inputs].view(blocks, inputs, WIDTH)
 
-    def of(self, layer: nn.Linear) -> Tensor:
-        """The copy of a layer's weight, without the outputs that fill no block."""
-        weight = layer.weight
+    def of(self, layer: nn.Linear) -> Tensor | None:
+        """The copy of a layer's weight, without the outputs that fill no block; None: not known."""
+        copy, weight = self._of.get(layer), layer.weight
         state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        known, copy = self._kept.get(layer, (None, weight))
-        if known != state:
-            outputs, inputs = weight.shape
-            width = next((n for n in WIDTHS if outputs % n == 0), WIDTHS[-1])
-            whole = weight.detach()[: outputs - outputs % width]
-            copy = whole.view(-1, width, inputs).transpose(1, 2).contiguous()
-            self._kept[layer] = (state, copy)
+        if copy is not None and self._state.get(layer) != state:
+            blocks, inputs, _ = copy.shape
+            whole = weight.detach()[: blocks * WIDTH]
+            copy.copy_(whole.view(blocks, WIDTH, inputs).transpose(1, 2))
+            self._state[layer] = state
         return copy
 
 
 def copied_bytes(*modules: nn.Module) -> int:
     """What `Copies` come to take of these modules' layers."""
-    layers = {layer for module in modules for layer in module.modules() if _fits(layer)}
-    return sum(layer.weight.nbytes for layer in layers)
+    return sum(layer.weight.nbytes for layer in _layers(*modules))
+
+
+def _layers(*modules: nn.Module) -> list[nn.Linear]:
+    """Those that can be computed in blocks, each once."""
+    found = {layer: None for module in modules for layer in module.modules() if _fits(layer)}
+    return list(found)
 
 
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, copy: Tensor | None = None
 ) -> Tensor:
-    """x W^T + b. x: [..., inputs]; weight: [outputs, inputs], contiguous; copy: as `Copies` has."""
+    """x W^T + b. x: [..., inputs]; weight: [outputs, inputs], contiguous; copy: see `Copies`."""
     outputs, inputs = weight.shape
     width = BLOCK if copy is None else copy.shape[2]
     whole = outputs - outputs % width
@@ -78,7 +92,7 @@ def blocked(module: nn.Module, copies: Copies | None = None) -> Iterator[None]:
 
     Plain float32 layers on a processor alone; what hooks see and do is as before.
     """
-    layers = [layer for layer in module.modules() if _fits(layer) and "forward" not in vars(layer)]
+    layers = [layer for layer in _layers(module) if "forward" not in vars(layer)]
     for layer in layers:
         copy = None if copies is None else copies.of(layer)
         layer.forward = functools.partial(_forward, layer, copy)  # type: ignore[method-assign]
@@ -89,7 +103,7 @@ def blocked(module: nn.Module, copies: Copies | None = None) -> Iterator[None]:
             del layer.forward  # The class's own is there again.
 
 
-def _fits(layer: nn.Module) -> bool:
+def _fits(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return (
         type(layer) is nn.Linear
         and layer.weight.device.type == "cpu"

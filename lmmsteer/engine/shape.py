@@ -21,7 +21,7 @@ WORKSPACE = 2 << 30  # Bytes for vision, prefill and kernels.
 USABLE = (
     0.9  # Of the memory in all; not of what is free, so that a card's slots are always the same.
 )
-TWICE = 0.25  # Of the memory in all: what weights and their copies may take (see `copied`).
+QUARTER = 0.25  # Of the memory in all: what weights and their copies may take (see `copied`).
 WIDTH = 16  # Rows of a lane where calls have fixed shapes.
 PICTURE = (1024, 768)  # A photograph: four tiles for Llama-3.2-Vision.
 SUFFIX = 128
@@ -119,12 +119,12 @@ def default_slots(lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
 def copied(lmm: Lmm) -> int:
     """Bytes of the weights that are kept a second time as a processor's decode steps read them.
 
-    0 where weights and copies would take more than TWICE of the memory in all, and on cards.
+    0 where weights and copies would take more than a QUARTER of the memory, and on cards.
     """
     decoding = DECODING[lmm.family.name]
     copies = copied_bytes(decoding.decoder(lmm), decoding.head(lmm))
     weights = sum(p.nbytes for p in lmm.model.parameters())
-    return copies if weights + copies <= TWICE * lmm.device.memory()[1] else 0
+    return copies if weights + copies <= QUARTER * lmm.device.memory()[1] else 0
 
 
 def token_bytes(lmm: Lmm) -> tuple[int, int]:

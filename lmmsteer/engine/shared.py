@@ -206,7 +206,10 @@ class Shared:
         shape = shape_of(lmm, count, self.strict, requests, streams)
         if self._slots is None or self._slots.lmm is not lmm:
             # In strict mode bits may not hang on how much memory there is.
-            self._copies = Copies() if copied(lmm) and not self.strict else None
+            self._copies = None  # The old ones' memory goes before the new ones' comes.
+            if copied(lmm) and not self.strict:
+                decoding = DECODING[lmm.family.name]
+                self._copies = Copies(decoding.decoder(lmm), decoding.head(lmm))
         if self._slots is None or self._slots.lmm is not lmm or self._slots.shape != shape:
             self._slots = None  # The old ones' memory goes before the new ones' comes.
             self._directions.clear()

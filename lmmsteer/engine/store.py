@@ -6,16 +6,14 @@ cache that hands back what it is given (`Passing`): what is kept, and where, is 
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from lmmsteer.engine import pages
 from lmmsteer.engine.attention import length_bias
 
 Pair = tuple[Tensor, Tensor]
@@ -258,7 +256,7 @@ class Own:
 
     def _reserved(self, store: Tensor, room: int) -> Tensor:
         slots, kv_heads, before, head_dim = store.shape
-        larger = _zero_pages((slots, kv_heads, room, head_dim), store.dtype)
+        larger = pages.zeros((slots, kv_heads, room, head_dim), store.dtype, large=False)
         tokens = min(before, self.longest)
         larger[: self.used, :, :tokens] = store[: self.used, :, :tokens]
         return larger
@@ -278,22 +276,6 @@ class Own:
                 store[slot, :, :tokens] = 0
 
 
-def _zero_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Zeros on a processor that take no memory where nobody has written."""
-    size = math.prod(shape) * dtype.itemsize
-    flags = {name: getattr(mmap, name, 0) for name in ("MAP_PRIVATE", "MAP_ANONYMOUS")}
-    if not size or not all(flags.values()):  # No such memory on this system.
-        return torch.zeros(tuple(shape), dtype=dtype)
-    try:
-        made = mmap.mmap(-1, size, flags=sum(flags.values()) | getattr(mmap, "MAP_NORESERVE", 0))
-    except OSError as error:
-        raise torch.OutOfMemoryError(f"{size:,} bytes cannot be reserved: {error}") from error
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # One token of one head would take two megabytes.
-        with suppress(OSError):
-            made.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(made, dtype=dtype).view(*shape)
-
-
 def _grown_keys(store: Tensor, room: int) -> Tensor:
     """As `_grown`; on a processor the tokens of one dimension lie side by side, since products of
     few queries with keys are faster so.
@@ -301,8 +283,10 @@ def _grown_keys(store: Tensor, room: int) -> Tensor:
     if store.device.type != "cpu":
         return _grown(store, room)
     lanes, kv_heads, used, head_dim = store.shape
-    larger = store.new_zeros(lanes, kv_heads, head_dim, room).transpose(2, 3)
-    larger[:, :, :used] = store
+    shape = (lanes, kv_heads, head_dim, room)
+    larger = pages.zeros(shape, store.dtype, large=True).transpose(2, 3)
+    if used:
+        larger[:, :, :used] = store
     return larger
 
 
@@ -310,7 +294,10 @@ def _grown(store: Tensor, room: int, by_token: bool = False) -> Tensor:
     rows, kv_heads, used, head_dim = store.shape
     if by_token:
         larger = store.new_zeros(rows, room, kv_heads, head_dim).transpose(1, 2)
+    elif store.device.type == "cpu":
+        larger = pages.zeros((rows, kv_heads, room, head_dim), store.dtype, large=True)
     else:
         larger = store.new_zeros(rows, kv_heads, room, head_dim)
-    larger[:, :, :used] = store
+    if used:
+        larger[:, :, :used] = store
     return larger

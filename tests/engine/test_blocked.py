@@ -14,7 +14,7 @@ def test_a_product_in_blocks_is_the_product(copied, shape, outputs, bias):
     x = torch.randn(*shape, 40, generator=generator)
     layer = nn.Linear(40, outputs, bias)
     weight, b = layer.weight.detach(), layer.bias.detach() if bias else None
-    found = linear(x, weight, b, Copies().of(layer) if copied else None)
+    found = linear(x, weight, b, Copies(layer).of(layer) if copied else None)
     wanted = x.double() @ weight.double().T + (0 if b is None else b.double())
     assert found.shape == wanted.shape
     assert torch.allclose(found.double(), wanted, atol=1e-4)
@@ -47,20 +47,21 @@ def test_layers_are_what_they_were_afterwards_and_hooks_still_see_them():
 
 
 def test_copies_are_of_the_weights_as_they_are_now():
-    layer, x, copies = nn.Linear(8, 2 * BLOCK, False), torch.randn(5, 8), Copies()
+    layer, x = nn.Linear(8, 2 * BLOCK + 3, False), torch.randn(5, 8)
     assert copied_bytes(layer, nn.ModuleList([layer])) == layer.weight.nbytes
-    first = copies.of(layer)
-    with blocked(layer, copies):
-        assert torch.allclose(layer(x), x @ layer.weight.T, atol=1e-6)
-    assert copies.of(layer) is first
+    copies = Copies(layer, nn.Linear(8, 2 * BLOCK))
+
+    def is_the_product():
+        with blocked(layer, copies):
+            return torch.allclose(layer(x), x @ layer.weight.T, atol=1e-6)
+
+    assert is_the_product()
     with torch.no_grad():
         layer.weight.mul_(3)
-    with blocked(layer, copies):
-        assert torch.allclose(layer(x), x @ layer.weight.T, atol=1e-6)
-    assert copies.of(layer) is not first
-    layer.weight = nn.Parameter(torch.randn(2 * BLOCK, 8))
-    with blocked(layer, copies):
-        assert torch.allclose(layer(x), x @ layer.weight.T, atol=1e-6)
+    assert is_the_product()
+    layer.weight = nn.Parameter(torch.randn(2 * BLOCK + 3, 8))
+    assert is_the_product()
+    assert copies.of(nn.Linear(8, 2 * BLOCK)) is None
 
 
 def test_a_rows_result_does_not_hang_on_how_it_is_cut():
