@@ -76,14 +76,15 @@ def linear(
         return nn.functional.linear(x, weight, bias)
     if copy is None:
         copy = weight[:whole].view(-1, width, inputs).transpose(1, 2)
-    found = torch.bmm(x.reshape(1, rows, inputs).expand(len(copy), -1, -1), copy)
-    made = found.transpose(0, 1).reshape(rows, whole)
-    if whole < outputs:
+    found = torch.bmm(x.reshape(1, rows, inputs).expand(len(copy), -1, -1), copy).transpose(0, 1)
+    if whole == outputs:
+        made = found.reshape(*x.shape[:-1], outputs)
+    else:
         rest = nn.functional.linear(x.reshape(rows, inputs), weight[whole:])
-        made = torch.cat([made, rest], -1)
+        made = torch.cat([found.reshape(rows, whole), rest], -1).view(*x.shape[:-1], outputs)
     if bias is not None:
         made += bias
-    return made.view(*x.shape[:-1], outputs)
+    return made
 
 
 @contextmanager

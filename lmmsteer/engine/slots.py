@@ -186,6 +186,7 @@ class Slots:
         if moved or self.lanes.moved:
             self._captured.forget()
             self.lanes.moved = False
+        self.own.look_ahead(self.size)
         before = [tensor.clone() for tensor in self._state()] if self._graphs else []
         outcomes = [self._one(exact=not self._graphs) for _ in range(self.shape.window)]
         tokens, bad, crowded = torch.stack(outcomes).unbind(1)

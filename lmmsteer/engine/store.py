@@ -6,6 +6,7 @@ cache that hands back what it is given (`Passing`): what is kept, and where, is 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,6 +162,7 @@ class Own:
     """
 
     STEP = 64
+    AHEAD = 32  # Tokens whose memory is made real together.
 
     def __init__(
         self,
@@ -181,6 +183,8 @@ class Own:
         self.rows = torch.arange(slots, device=device)
         self.longest = 0
         self._moved = False
+        self._reached = 0
+        self._places: dict[tuple[int, int], Tensor] = {}
 
     def ensure(self, tokens: int) -> None:
         """Rows may come to hold so many tokens; with `at_once` their memory is taken now."""
@@ -204,8 +208,32 @@ class Own:
         """
         self.longest = tokens if exact else -(-tokens // self.block) * self.block
         self._hold(self.longest)
+        self._places.clear()
         moved, self._moved = self._moved, False
         return moved
+
+    def look_ahead(self, rows: int) -> None:
+        """Every AHEAD calls: make real the reserved memory of the first rows' next AHEAD tokens.
+
+        Page by page, amid the steps that first write to them, it takes several times as long.
+        """
+        self._reached += 1
+        if not self.reserves or (self._reached - 1) % self.AHEAD:
+            return
+        for pair in self.kept.values():
+            for store in pair:
+                _, _, room, width = store.shape
+                apart = max(1, mmap.PAGESIZE // (width * store.element_size()))
+                ahead = torch.arange(0, self.AHEAD + apart, apart)
+                tokens = (self.lengths[:rows, None] + ahead).clamp_(max=room - 1)
+                index = self._index(tokens, store.shape[1]).mul_(width)
+                store.view(-1).index_fill_(0, index.view(-1), 0)
+
+    def _index(self, tokens: Tensor, kv_heads: int) -> Tensor:
+        """Where tokens of the first rows lie, as if each were a number. [rows, n] -> [rows, ...]"""
+        rows = self.rows[: len(tokens), None, None] * kv_heads
+        heads = torch.arange(kv_heads, device=tokens.device)[:, None]
+        return (rows + heads) * self.room + tokens[:, None]
 
     def _hold(self, tokens: int) -> None:
         if tokens > self.room:
@@ -234,11 +262,20 @@ class Own:
                 store[into, :, :longest] = new[of, :, :longest]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """One token for each of the first rows. key, value: [rows, kv_heads, 1, head_dim]."""
-        count = key.shape[0]
+        """One token for each of the first rows, once for each layer between two calls of `reach`.
+        key, value: [rows, kv_heads, 1, head_dim].
+        """
+        count, kv_heads = key.shape[:2]
         rows, at = self.rows[:count], self.lengths[:count]
+        if self.reserves and (count, kv_heads) not in self._places:
+            self._places[count, kv_heads] = self._index(at[:, None], kv_heads).view(-1)
         for store, new in zip(self._layer(layer, key, value), (key, value), strict=True):
-            store[rows, :, at] = new[:, :, 0]
+            if self.reserves:
+                width = store.shape[3]
+                places = self._places[count, kv_heads]
+                store.view(-1, width)[places] = new.reshape(-1, width)
+            else:
+                store[rows, :, at] = new[:, :, 0]
 
     def _layer(self, layer: int, key: Tensor, value: Tensor) -> Pair:
         if layer not in self.kept:

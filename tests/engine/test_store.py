@@ -233,6 +233,50 @@ def test_reserved_memory_that_must_be_larger_keeps_the_rows_in_use(stepped):
         assert not new[:, :, 9:].any()
 
 
+@pytest.mark.parametrize("room", [60, 200])
+def test_looking_ahead_makes_memory_real_and_changes_no_token(room):
+    """Rows of other lengths than each other's, one of them up to the last token of its room."""
+    width, heads, lengths = 64, 3, [0, 17, 40]
+    made, plain = Own(4, CPU, packed=True), Own(4, CPU)
+    for one in (made, plain):
+        one.ensure(room)
+        one.reach(1)
+        one.append(0, *(torch.ones(3, heads, 1, width) for _ in range(2)))
+        one.lengths[:3] = torch.tensor(lengths)
+    ended = made.kept[0][0].shape[2]
+    for step in range(ended - max(lengths)):
+        new = [drawn(seed, 3, heads, 1, width) for seed in (2 * step, 2 * step + 1)]
+        for one in (made, plain):
+            one.reach(max(lengths) + step + 1)
+            one.look_ahead(3)
+            one.append(0, *new)
+            one.lengths[:3] += 1
+    for ours, theirs in zip(made.kept[0], plain.kept[0], strict=True):
+        assert torch.equal(ours[:3, :, : theirs.shape[2]], theirs[:3])
+        assert ours[0].any()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell")
+def test_looking_ahead_reaches_every_page_of_the_next_tokens_and_few_others():
+    made = Own(64, CPU, packed=True)
+    made.ensure(4096)
+    made.reach(1)
+    made.append(0, *(torch.ones(8, 12, 1, 64) for _ in range(2)))
+    before = resident()
+    made.look_ahead(8)
+    taken = resident() - before
+    # 8 rows x 12 heads x 2: 32 tokens of 256 bytes lie in two or three pages, one of them real.
+    pages = 8 * 12 * 2 * mmap.PAGESIZE
+    assert 0.9 * pages < taken < 3 * pages
+    before = resident()
+    for _ in range(32 - 1):
+        made.lengths[:8] += 1
+        made.reach(40)
+        made.look_ahead(8)
+        made.append(0, *(torch.ones(8, 12, 1, 64) for _ in range(2)))
+    assert resident() - before < 0.5 * pages
+
+
 def test_clearing_a_reserved_slot_leaves_nothing_that_is_not_finite():
     made = Own(2, CPU, packed=True)
     made.ensure(64)
