@@ -20,12 +20,12 @@ LARGE = 2 << 20
 def zeros(shape: Sequence[int], dtype: torch.dtype, *, large: bool) -> Tensor:
     """Zeros that take no memory where nobody has written, as far as the system knows such memory.
 
-    large: in large pages; without them the tokens of a row lie in pages of their own.
+    large: in large pages, where there is enough of it to fill one.
     Raises: torch.OutOfMemoryError where so much cannot even be reserved.
     """
     size = math.prod(shape) * dtype.itemsize
     flags = {name: getattr(mmap, name, 0) for name in ("MAP_PRIVATE", "MAP_ANONYMOUS")}
-    if not size or not all(flags.values()):  # No such memory on this system.
+    if not size or (large and size < LARGE) or not all(flags.values()):
         return torch.zeros(tuple(shape), dtype=dtype)
     room = size + LARGE if large else size  # To begin where a page does.
     try:
