@@ -35,7 +35,7 @@ class Copies:
         sizes = [layer.weight.numel() for layer in layers]
         memory = pages.zeros([sum(sizes)], torch.float32, large=True)
         self._of: dict[nn.Linear, Tensor] = {}
-        self._state: dict[nn.Linear, tuple[int, int]] = {}
+        self._made: dict[nn.Linear, tuple[Tensor, int]] = {}  # Of which weight, at which version.
         for layer, part in zip(layers, memory.split(sizes), strict=True):
             outputs, inputs = layer.weight.shape
             blocks = outputs // WIDTH
@@ -43,13 +43,16 @@ class Copies:
 
     def of(self, layer: nn.Linear) -> Tensor | None:
         """The copy of a layer's weight, without the outputs that fill no block; None: not known."""
-        copy, weight = self._of.get(layer), layer.weight
-        state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-        if copy is not None and self._state.get(layer) != state:
+        copy, weight = self._of.get(layer), layer.weight.detach()
+        if copy is None:
+            return None
+        version = 0 if weight.is_inference() else weight._version
+        known, then = self._made.get(layer, (None, 0))
+        # What is held here stays where it is: no other weight can come to lie in its place.
+        if known is None or known.data_ptr() != weight.data_ptr() or then != version:
             blocks, inputs, _ = copy.shape
-            whole = weight.detach()[: blocks * WIDTH]
-            copy.copy_(whole.view(blocks, WIDTH, inputs).transpose(1, 2))
-            self._state[layer] = state
+            copy.copy_(weight[: blocks * WIDTH].view(blocks, WIDTH, inputs).transpose(1, 2))
+            self._made[layer] = weight, version
         return copy
 
 

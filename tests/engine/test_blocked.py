@@ -61,6 +61,10 @@ def test_copies_are_of_the_weights_as_they_are_now():
     assert is_the_product()
     layer.weight = nn.Parameter(torch.randn(2 * BLOCK + 3, 8))
     assert is_the_product()
+    for _ in range(20):  # Memory of weights that are gone may become the next ones'.
+        layer.weight = nn.Parameter(torch.empty(1, 8))
+        layer.weight = nn.Parameter(torch.randn(2 * BLOCK + 3, 8))
+        assert is_the_product()
     assert copies.of(nn.Linear(8, 2 * BLOCK)) is None
 
 

@@ -1,16 +1,12 @@
 import mmap
-from pathlib import Path
 
 import pytest
 import torch
 
 from lmmsteer.engine.pages import LARGE, zeros
+from tests.resident import resident, told
 
 CPU = torch.device("cpu")
-
-
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -27,7 +23,7 @@ def test_zeros_are_zeros_to_write_on(shape, dtype, large):
         assert made.data_ptr() % LARGE == 0
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell")
+@told
 @pytest.mark.parametrize("large", [False, True])
 def test_memory_is_real_where_it_is_written_alone_and_given_back(large):
     before = resident()

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lmmsteer.engine import prefill
+from lmmsteer.engine import prefill, shape
 from lmmsteer.engine.edit import Edit
 from lmmsteer.engine.pictures import FeatureCache
 from lmmsteer.engine.shared import Shared
@@ -24,6 +24,25 @@ from tests.engine.runs import (
     unsteered,
 )
 from tests.tiny import photographs, tiny_lmm
+
+
+def test_decode_steps_read_the_copies_of_weights_and_strict_ones_the_weights():
+    head = tiny_lmm().model.get_output_embeddings()
+    engine, strict = Shared(6), Shared(6, strict=True)
+    assert tokens(engine) == tokens(strict) == unsteered()
+    assert strict._copies is None
+    engine._copies.of(head).zero_()  # Spoilt, as nobody would: what is read shows.
+    assert tokens(engine) != unsteered()
+    engine.forget()
+    assert engine._copies is None
+    assert tokens(engine) == unsteered()
+
+
+def test_weights_that_are_too_large_for_the_memory_are_not_copied(monkeypatch):
+    monkeypatch.setattr(shape, "QUARTER", 0.0)
+    engine = Shared(6)
+    assert tokens(engine) == unsteered()
+    assert engine._copies is None
 
 
 def test_without_room_for_features_the_tower_runs_again():

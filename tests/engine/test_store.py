@@ -1,5 +1,4 @@
 import mmap
-from pathlib import Path
 
 import pytest
 import torch
@@ -7,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmmsteer.engine.store import Lanes, Own, Passing
+from tests.resident import resident, told
 
 CPU = torch.device("cpu")
 
@@ -199,11 +199,7 @@ def test_a_cleared_slot_is_zero_and_its_neighbour_is_not():
     assert store.kept[0][1][1].any()
 
 
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell")
+@told
 def test_reserved_memory_is_taken_where_tokens_are_written_alone():
     made = Own(64, CPU, packed=True)
     made.ensure(4096)
@@ -256,7 +252,7 @@ def test_looking_ahead_makes_memory_real_and_changes_no_token(room):
         assert ours[0].any()
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell")
+@told
 def test_looking_ahead_reaches_every_page_of_the_next_tokens_and_few_others():
     made = Own(64, CPU, packed=True)
     made.ensure(4096)
