@@ -21,7 +21,7 @@ from lmmsteer.engine import pages
 BLOCK = 128  # Outputs of one product of a weight as it lies.
 WIDTH = 32  # Outputs of one product of a copy.
 ROWS = 160  # Beyond these, plain products are as fast.
-FEW = 2  # Up to these, too: they pack nothing.
+FEW = 1  # Of one row, too: it packs nothing.
 
 
 class Copies:

@@ -158,7 +158,8 @@ class Own:
     memory one behind the other, all heads together, as a card's kernel reads them. at_once: all
     that rows may need is taken at the start, so that recorded steps find it where it was. packed:
     rows stand in front and calls are as large as there are rows; on a processor the memory is then
-    reserved at once and becomes real where tokens are written, so that nothing is ever copied.
+    reserved at once and becomes real where tokens are written, so that nothing is ever copied: in
+    large pages, for a slot as a whole, where one fills at least half of such a page.
     """
 
     STEP = 64
@@ -293,7 +294,10 @@ class Own:
 
     def _reserved(self, store: Tensor, room: int) -> Tensor:
         slots, kv_heads, before, head_dim = store.shape
-        larger = pages.zeros((slots, kv_heads, room, head_dim), store.dtype, large=False)
+        shape = (slots, kv_heads, room, head_dim)
+        # Where slots share a large page, it would be real for many of them with one's first token.
+        large = 2 * kv_heads * room * head_dim * store.element_size() >= pages.LARGE
+        larger = pages.zeros(shape, store.dtype, large=large)
         tokens = min(before, self.longest)
         larger[: self.used, :, :tokens] = store[: self.used, :, :tokens]
         return larger
