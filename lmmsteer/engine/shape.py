@@ -21,7 +21,7 @@ WORKSPACE = 2 << 30  # Bytes for vision, prefill and kernels.
 USABLE = (
     0.9  # Of the memory in all; not of what is free, so that a card's slots are always the same.
 )
-QUARTER = 0.25  # Of the memory in all: what weights and their copies may take (see `copied`).
+QUARTER = 0.25  # Of the memory in all: what may be taken for speed's sake (see `copied`, `spare`).
 WIDTH = 16  # Rows of a lane where calls have fixed shapes.
 PICTURE = (1024, 768)  # A photograph: four tiles for Llama-3.2-Vision.
 SUFFIX = 128
@@ -125,6 +125,17 @@ def copied(lmm: Lmm) -> int:
     copies = copied_bytes(decoding.decoder(lmm), decoding.head(lmm))
     weights = sum(p.nbytes for p in lmm.model.parameters())
     return copies if weights + copies <= QUARTER * lmm.device.memory()[1] else 0
+
+
+def spare(lmm: Lmm) -> int:
+    """Bytes of a QUARTER of a processor's memory that weights and their copies leave; on cards 0.
+
+    Rows' own keys and values that fit into it may be taken at once, before they are needed.
+    """
+    if lmm.device.kind != "cpu":
+        return 0
+    weights = sum(p.nbytes for p in lmm.model.parameters())
+    return max(0, int(QUARTER * lmm.device.memory()[1]) - weights - copied(lmm))
 
 
 def token_bytes(lmm: Lmm) -> tuple[int, int]:

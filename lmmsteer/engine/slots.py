@@ -19,7 +19,7 @@ from lmmsteer.engine.gaudi import HpuCaptured, HpuCompiled
 from lmmsteer.engine.rows import Group, Place, Ready, Row
 from lmmsteer.engine.rules import Remembering, front, structure_of
 from lmmsteer.engine.sampling import Draws, Sampling, nonfinite, row_keys
-from lmmsteer.engine.shape import Shape
+from lmmsteer.engine.shape import Shape, spare
 from lmmsteer.engine.store import Lanes, Own, Passing
 from lmmsteer.engine.works import DecodeWork
 from lmmsteer.models.decoding import Decoding
@@ -65,7 +65,10 @@ class Slots:
         block = shape.chunk or (BUCKET if on_gaudi else None)
         self.lanes = Lanes(shape.lanes, device, block, gathers=on_gaudi)
         own_block = shape.chunk or (BUCKET if shape.fixed else None)
-        self.own = Own(count, device, own_block, at_once=on_gaudi, packed=not shape.fixed)
+        large = 0 if shape.fixed else spare(lmm) // (2 * lmm.n_layers)
+        self.own = Own(
+            count, device, own_block, at_once=on_gaudi, packed=not shape.fixed, large=large
+        )
         self.active: list[Active | None] = [None] * count
         self.changed = True
         self.runs = 0

@@ -158,8 +158,9 @@ class Own:
     memory one behind the other, all heads together, as a card's kernel reads them. at_once: all
     that rows may need is taken at the start, so that recorded steps find it where it was. packed:
     rows stand in front and calls are as large as there are rows; on a processor the memory is then
-    reserved at once and becomes real where tokens are written, so that nothing is ever copied: in
-    large pages, for a slot as a whole, where one fills at least half of such a page.
+    reserved at once and becomes real where tokens are written, so that nothing is ever copied.
+    large: so many bytes may the keys of a layer (and its values) take in large pages, which are
+    faster to read, but real for a whole slot with its first token.
     """
 
     STEP = 64
@@ -172,8 +173,10 @@ class Own:
         block: int | None = None,
         at_once: bool = False,
         packed: bool = False,
+        large: int = 0,
     ) -> None:
         self.slots, self.room, self.most = slots, 0, 0
+        self.large = large
         self.reserves = packed and device.type == "cpu"
         self.used = slots  # Slots that hold rows: what must be copied where memory moves.
         self.by_token = device.type == "cuda"
@@ -295,8 +298,9 @@ class Own:
     def _reserved(self, store: Tensor, room: int) -> Tensor:
         slots, kv_heads, before, head_dim = store.shape
         shape = (slots, kv_heads, room, head_dim)
+        slot = kv_heads * room * head_dim * store.element_size()
         # Where slots share a large page, it would be real for many of them with one's first token.
-        large = 2 * kv_heads * room * head_dim * store.element_size() >= pages.LARGE
+        large = 2 * slot >= pages.LARGE and slots * slot <= self.large
         larger = pages.zeros(shape, store.dtype, large=large)
         tokens = min(before, self.longest)
         larger[: self.used, :, :tokens] = store[: self.used, :, :tokens]

@@ -4,7 +4,7 @@ import pytest
 
 from lmmsteer.device import Device
 from lmmsteer.engine.sampling import Sampling
-from lmmsteer.engine.shape import copied, default_slots, fallbacks, shape_of, token_bytes
+from lmmsteer.engine.shape import copied, default_slots, fallbacks, shape_of, spare, token_bytes
 from lmmsteer.schema import Request, row_id
 from tests.tiny import photographs
 from tests.tiny_families import tiny_family_lmm
@@ -96,6 +96,15 @@ def test_weights_are_kept_twice_where_that_takes_no_more_than_a_quarter_of_the_m
     both = sum(p.nbytes for p in lmm.model.parameters()) + 400 * 32 * 4
     assert copied(replace(lmm, device=Memory("cpu", total=4 * both))) == 400 * 32 * 4
     assert copied(replace(lmm, device=Memory("cpu", total=4 * both - 4))) == 0
+
+
+def test_what_may_be_taken_at_once_is_what_weights_and_copies_leave_of_the_quarter():
+    lmm = tiny_family_lmm("llava")
+    weights, copies = sum(p.nbytes for p in lmm.model.parameters()), 400 * 32 * 4
+    for more, wanted in ((1000, 1000), (0, 0), (-4, copies - 4), (-copies - 4, 0)):
+        total = 4 * (weights + copies + more)
+        assert spare(replace(lmm, device=Memory("cpu", total=total))) == wanted
+    assert spare(replace(lmm, device=Memory("cuda", total=2**40))) == 0
 
 
 def test_slots_are_never_fewer_than_four_nor_more_than_are_of_use():

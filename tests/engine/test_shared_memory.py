@@ -45,6 +45,14 @@ def test_weights_that_are_too_large_for_the_memory_are_not_copied(monkeypatch):
     assert engine._copies is None
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_rows_own_keys_may_take_at_once_what_is_spare_and_in_strict_mode_nothing(strict):
+    engine, spare = Shared(6, strict=strict), shape.spare(tiny_lmm())
+    assert tokens(engine) == unsteered()
+    assert spare > 0
+    assert engine._slots.own.large == (0 if strict else spare // (2 * tiny_lmm().n_layers))
+
+
 def test_without_room_for_features_the_tower_runs_again():
     engine = Shared(6, cache=FeatureCache(0))
     for _ in range(2):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmmsteer.engine import pages
 from lmmsteer.engine.store import Lanes, Own, Passing
 from tests.resident import resident, told
 
@@ -200,11 +201,13 @@ def test_a_cleared_slot_is_zero_and_its_neighbour_is_not():
 
 
 @told
-@pytest.mark.parametrize(("heads", "room"), [(3, 1024), (12, 4096)])
-def test_reserved_memory_is_taken_where_tokens_are_written_alone(heads, room):
-    """By the page where several slots would share a large one; else by the slot."""
-    made = Own(64, CPU, packed=True)
-    made.ensure(room)
+@pytest.mark.parametrize(
+    ("heads", "large", "whole"), [(3, 1 << 40, False), (12, 1 << 40, True), (12, 0, False)]
+)
+def test_reserved_memory_is_taken_where_tokens_are_written_alone(heads, large, whole):
+    """By the page; by the slot where one fills large pages and there is memory for them."""
+    made = Own(64, CPU, packed=True, large=large)
+    made.ensure(1024)
     before = resident()
     for _ in range(20):
         made.reach(1)
@@ -212,8 +215,23 @@ def test_reserved_memory_is_taken_where_tokens_are_written_alone(heads, room):
     taken = resident() - before
     key, value = made.kept[0]
     slot = (key.nbytes + value.nbytes) / 64
-    assert taken < (8 * slot + (8 << 20) if slot > 4e6 else 2 * slot)
+    assert taken < (8 * slot + (8 << 20) if whole else 2 * slot)
     assert not key[:8, :, 1:].any()
+
+
+@pytest.mark.parametrize(("spare", "wanted"), [(0, True), (-1, False)])
+def test_slots_are_in_large_pages_up_to_the_bytes_that_a_layer_may_take(monkeypatch, spare, wanted):
+    asked, real = [], pages.zeros
+
+    def watched(*args, large):
+        asked.append(large)
+        return real(*args, large=large)
+
+    monkeypatch.setattr(pages, "zeros", watched)
+    made = Own(4, CPU, packed=True, large=4 * 12 * 1024 * 64 * 4 + spare)
+    made.ensure(1024)
+    made.append(0, *(torch.ones(4, 12, 1, 64) for _ in range(2)))
+    assert asked == [wanted, wanted]
 
 
 @pytest.mark.parametrize("stepped", [False, True])
