@@ -137,7 +137,9 @@ def test_a_job_that_was_signalled_is_resumed_on_two_nodes_to_the_same_bytes(
 ) -> None:
     folder = tmp_path_factory.mktemp("slurm")
     data, out, plain = photos(folder / "photos"), folder / "out", folder / "plain"
-    cells = ("-m", "method=unsteered,random_direction")
+    # Work enough that some of it is left when the signal comes.
+    seeds = f"seeds={list(range(24))}".replace(" ", "")
+    cells = ("-m", "method=unsteered,random_direction", seeds)
     python, modules, _, *words = line("generate", data, out, *cells)
     bin, signalled = folder / "bin", folder / "signal"
     program(bin, "lmmsteer", f'exec {shlex.quote(python)} {modules} jobs "$@"')
