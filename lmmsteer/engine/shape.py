@@ -95,7 +95,7 @@ def default_slots(lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
     counted.
     """
     total = lmm.device.memory()[1]
-    weights = sum(p.nbytes for p in lmm.model.parameters()) + copied(lmm)
+    weights = weight_bytes(lmm) + copied(lmm)
     token, cross_token = token_bytes(lmm)
     decoding = DECODING[lmm.family.name]
     picture = lmm.prepare(Image.new("RGB", PICTURE, (127, 127, 127)))
@@ -116,6 +116,11 @@ def default_slots(lmm: Lmm, sampling: Sampling) -> tuple[int, str]:
     return slots, sentence
 
 
+def weight_bytes(lmm: Lmm) -> int:
+    """Bytes of a model's parameters."""
+    return sum(p.nbytes for p in lmm.model.parameters())
+
+
 def copied(lmm: Lmm) -> int:
     """Bytes of the weights that are kept a second time as a processor's decode steps read them.
 
@@ -123,8 +128,7 @@ def copied(lmm: Lmm) -> int:
     """
     decoding = DECODING[lmm.family.name]
     copies = copied_bytes(decoding.decoder(lmm), decoding.head(lmm))
-    weights = sum(p.nbytes for p in lmm.model.parameters())
-    return copies if weights + copies <= QUARTER * lmm.device.memory()[1] else 0
+    return copies if weight_bytes(lmm) + copies <= QUARTER * lmm.device.memory()[1] else 0
 
 
 def spare(lmm: Lmm) -> int:
@@ -134,8 +138,7 @@ def spare(lmm: Lmm) -> int:
     """
     if lmm.device.kind != "cpu":
         return 0
-    weights = sum(p.nbytes for p in lmm.model.parameters())
-    return max(0, int(QUARTER * lmm.device.memory()[1]) - weights - copied(lmm))
+    return max(0, int(QUARTER * lmm.device.memory()[1]) - weight_bytes(lmm) - copied(lmm))
 
 
 def token_bytes(lmm: Lmm) -> tuple[int, int]:
